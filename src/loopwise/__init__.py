@@ -1,0 +1,59 @@
+"""loopwise: language models that improve on their own feedback.
+
+>>> import loopwise as lw
+>>> lw.Problem(id="1", prompt="2+2=").prompt
+'2+2='
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loopwise.config import ImproveRecipe, TuneRecipe, load_recipe
+    from loopwise.errors import LoopwiseError
+    from loopwise.models.folders import load_policy
+    from loopwise.runs.journal import Journal
+    from loopwise.session import Observer
+    from loopwise.stages.demo import demo
+    from loopwise.stages.finetune import tune
+    from loopwise.stages.improve import improve
+    from loopwise.types import Problem, Updated
+
+_HOMES = {
+    "ImproveRecipe": "loopwise.config",
+    "Journal": "loopwise.runs.journal",
+    "LoopwiseError": "loopwise.errors",
+    "Observer": "loopwise.session",
+    "Problem": "loopwise.types",
+    "TuneRecipe": "loopwise.config",
+    "Updated": "loopwise.types",
+    "demo": "loopwise.stages.demo",
+    "improve": "loopwise.stages.improve",
+    "load_policy": "loopwise.models.folders",
+    "load_recipe": "loopwise.config",
+    "tune": "loopwise.stages.finetune",
+}
+
+__all__ = [
+    "ImproveRecipe",
+    "Journal",
+    "LoopwiseError",
+    "Observer",
+    "Problem",
+    "TuneRecipe",
+    "Updated",
+    "demo",
+    "improve",
+    "load_policy",
+    "load_recipe",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that importing the package costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'loopwise' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

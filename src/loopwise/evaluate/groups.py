@@ -1,0 +1,51 @@
+"""Statistics of groups: what makes reward hacking and collapse visible next to the reward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from loopwise.evaluate.stats import pass_at_k
+from loopwise.types import Sample, Scored
+
+_ROUNDING = 1e-9
+
+
+def group_metrics(scored: Scored, threshold: float = 1.0, k: int | None = None) -> dict[str, float]:
+    """The figures of a rollout's groups; one that cannot be taken is left out.
+
+    A sample passes with a total reward of at least ``threshold``; one that could not be judged leaves its group's n,
+    being neither a pass nor a miss. ``k`` is the size of the largest group unless given.
+
+    - ``pass_at_1``, ``pass_at_k``: means over groups; ``groups_below_k`` groups had fewer than ``k`` judged samples
+      and are left out of the second
+    - ``distinct``: mean share of different texts in a group
+    - ``completions/mean_length`` in tokens, or ``completions/mean_characters`` where the generator gives no ids
+    - ``completions/clipped_ratio``: share cut off at the token limit; ``entropy``: nats a token
+    """
+    groups = [members for _, members in scored.groups() if members]
+    totals, samples = scored.feedback.totals, scored.samples
+    k = max(map(len, groups), default=1) if k is None else k
+    judged = [totals[members][~np.isnan(totals[members])] for members in groups]
+    counts = [(values.size, int((values >= threshold - _ROUNDING).sum())) for values in judged]
+    if any(sample.token_ids for sample in samples):
+        length, lengths = "completions/mean_length", [len(sample.token_ids) for sample in samples]
+    else:
+        length, lengths = "completions/mean_characters", [len(sample.text) for sample in samples]
+    figures = {
+        "k": [k],
+        "pass_at_1": [c / n for n, c in counts if n],
+        "pass_at_k": [pass_at_k(n, c, k) for n, c in counts if n >= k],
+        "groups_below_k": [sum(n < k for n, _ in counts)],
+        "distinct": [_distinct([samples[position] for position in members]) for members in groups],
+        length: lengths,
+        "completions/clipped_ratio": [sample.finish_reason == "length" for sample in samples],
+        "entropy": [sample.stats["entropy"] for sample in samples if "entropy" in sample.stats],
+    }
+    return {name: math.fsum(values) / len(values) for name, values in figures.items() if values}
+
+
+def _distinct(samples: Sequence[Sample]) -> float:
+    return len({sample.text.strip() for sample in samples}) / len(samples)

@@ -1,0 +1,31 @@
+"""How likely a policy finds given completions: the score of supervised runs without a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from loopwise.models.logps import TokenRow, token_logps
+from loopwise.models.policy import Policy
+from loopwise.models.tokens import encode_completions, encode_prompts
+from loopwise.runtime import Runtime
+from loopwise.types import Problem
+
+
+def mean_logps(
+    policy: Policy, problems: Sequence[Problem], completions: Sequence[str], runtime: Runtime, batch: int = 32
+) -> np.ndarray:
+    """Mean log-probability per completion token (nats, end-of-text included) of each problem: float64 ``[P]``."""
+    assert policy.weights is not None
+    pairs = zip(encode_prompts(policy, problems), encode_completions(policy, completions), strict=True)
+    rows = [TokenRow(prompt, completion) for prompt, completion in pairs]
+    order = sorted(range(len(rows)), key=lambda place: rows[place].total_tokens)
+    scores = np.zeros(len(rows))
+    with torch.inference_mode(), runtime.autocast():
+        for start in range(0, len(order), batch):
+            places = order[start : start + batch]
+            logps, mask = token_logps(policy.weights.module, [rows[place] for place in places])
+            scores[places] = ((logps * mask).sum(-1) / mask.sum(-1).clamp(min=1)).double().cpu().numpy()
+    return scores

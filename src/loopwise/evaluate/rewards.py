@@ -1,0 +1,231 @@
+"""Rewards in TRL's signature as one feedback source: rules, functions from files and modules, Python callables.
+
+``reward(prompts, completions, completion_ids, log_extra=None, log_metric=None, **columns) -> list[float | None]``
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loopwise.config import RewardConfig
+from loopwise.errors import ConfigError, nearest
+from loopwise.evaluate.parts import Caller, Judged, LocalReward, RewardPart, check_part, judge_part
+from loopwise.evaluate.rules import RULES
+from loopwise.evaluate.supervisor import WorkerReward
+from loopwise.types import Feedback, Problem, Sample, Scored
+
+_SAME = 1e-9
+
+
+class RewardSum:
+    """A feedback source: the weighted sum of several rewards, each masked where it could not judge.
+
+    Use it as a context manager, or ``close`` it: rewards from files and modules run in processes of their own.
+    """
+
+    def __init__(self, parts: Sequence[RewardPart]) -> None:
+        self.parts = tuple(parts)
+        self.name = " + ".join(part.name for part in self.parts)
+        self.uses_reference = any(part.uses_reference for part in self.parts)
+
+    @classmethod
+    def from_functions(
+        cls,
+        functions: Sequence[Callable[..., Any]],
+        weights: Sequence[float] | None = None,
+        *,
+        reference_columns: Collection[str] = (),
+        label_free: bool = False,
+    ) -> RewardSum:
+        """The sum of Python callables, called in this process, where nothing can cut off a hang.
+
+        ``weights`` defaults to ones. The functions see ``reference_columns`` unless the run is ``label_free``.
+        Raises ConfigError where there are not as many weights as functions.
+        """
+        weights = [1.0] * len(functions) if weights is None else list(weights)
+        if len(weights) != len(functions):
+            raise ConfigError(f"{len(weights)} weights for {len(functions)} rewards. Give one weight a reward.")
+        hidden = frozenset(reference_columns) if label_free else frozenset()
+        names = _distinct_names([getattr(function, "__name__", type(function).__name__) for function in functions])
+        return cls(
+            [
+                RewardPart(name, weight, not label_free, LocalReward(function), hidden)
+                for name, weight, function in zip(names, weights, functions, strict=True)
+            ]
+        )
+
+    async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Feedback:
+        """Judge ``samples`` [S] of ``problems``; a failing reward spoils its samples, never the run.
+
+        A call that fails is repeated sample by sample. Samples that fail again are masked, with the reason in
+        ``extra[i]["error"]``; once MOST_LOST_WORKERS more calls hung or crashed, so is the rest of the batch. The
+        metric ``failed/{name}`` counts the spoiled samples of a part.
+        """
+        owners = _owners(problems, samples)
+        return self._feedback(
+            await asyncio.gather(*(judge_part(part, part.batch(owners, samples)) for part in self.parts)), len(samples)
+        )
+
+    async def check(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Feedback:
+        """Try every reward on real samples before a run, and return what they said.
+
+        Raises RewardError naming the reward, what it did, on which prompt, and the mend.
+        """
+        owners = _owners(problems, samples)
+        judged = [await check_part(part, part.batch(owners, samples)) for part in self.parts]
+        return self._feedback(judged, len(samples))
+
+    def close(self) -> None:
+        """End the processes that rewards run in."""
+        for part in self.parts:
+            part.call.close()
+
+    def __enter__(self) -> RewardSum:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _feedback(self, judged: Sequence[Judged], count: int) -> Feedback:
+        rewards = np.full((count, len(self.parts)), np.nan)
+        extra: list[dict[str, Any]] = [{} for _ in range(count)]
+        metrics: dict[str, list[float]] = {}
+        for column, (part, said) in enumerate(zip(self.parts, judged, strict=True)):
+            rewards[:, column] = [math.nan if reward is None else reward for reward in said.rewards]
+            for merged, own in zip(extra, said.extra, strict=True):
+                merged |= own
+            for name, values in said.metrics.items():
+                metrics.setdefault(name, []).extend(values)
+            metrics[f"failed/{part.name}"] = [float(len(said.errors))]
+        for position in sorted({position for said in judged for position in said.errors}):
+            reasons = [(p.name, said.errors.get(position)) for p, said in zip(self.parts, judged, strict=True)]
+            extra[position]["error"] = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason)
+        return Feedback(
+            parts=tuple(part.name for part in self.parts),
+            weights=tuple(part.weight for part in self.parts),
+            rewards=rewards,
+            mask=~np.isnan(rewards),
+            extra=tuple(extra),
+            metrics={name: math.fsum(values) / len(values) for name, values in metrics.items()},
+        )
+
+
+def load_feedback(
+    configs: Sequence[RewardConfig],
+    *,
+    reference_columns: Collection[str],
+    label_free: bool,
+    folder: Path | None = None,
+) -> RewardSum:
+    """The rewards of a recipe as one feedback source. Nothing of the user's runs before the first call.
+
+    ``reference_columns`` reach only rewards that use references: rules know themselves; other rewards do unless
+    their ``uses_reference`` is false or the run is ``label_free``. Relative file names are taken from ``folder``.
+    Raises ConfigError on an unknown rule or option, a missing file, or a reward that needs references in a
+    label-free run.
+    """
+    names = _distinct_names([_name(config) for config in configs])
+    parts = []
+    for config, name in zip(configs, names, strict=True):
+        if not math.isfinite(config.weight):
+            raise ConfigError(f'reward "{name}": weight must be a number, found {config.weight}.')
+        uses_reference = _uses_reference(config, label_free)
+        hidden = frozenset() if uses_reference else frozenset(reference_columns)
+        parts.append(RewardPart(name, config.weight, uses_reference, _caller(config, folder or Path()), hidden))
+    return RewardSum(parts)
+
+
+def feedback_metrics(scored: Scored) -> dict[str, float]:
+    """TRL's reward metrics over the judged samples; one that cannot be taken is left out.
+
+    ``reward`` is the mean total, ``reward_std`` the mean over groups of the standard deviation inside one (n - 1;
+    0 for a single sample), ``frac_reward_zero_std`` the share of groups from which an advantage says nothing.
+    """
+    feedback = scored.feedback
+    totals = feedback.totals
+    spreads = np.array([_std(totals[members]) for _, members in scored.groups() if members])
+    spreads = spreads[~np.isnan(spreads)]
+    metrics = {
+        "reward": _mean(totals),
+        "reward_std": _mean(spreads),
+        "frac_reward_zero_std": _mean((spreads < _SAME).astype(np.float64)),
+    }
+    for column, name in enumerate(feedback.parts):
+        rewards = np.where(feedback.mask[:, column], feedback.rewards[:, column], np.nan)
+        metrics |= {f"rewards/{name}/mean": _mean(rewards), f"rewards/{name}/std": _std(rewards)}
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}
+
+
+def _uses_reference(config: RewardConfig, label_free: bool) -> bool:
+    rule = RULES.get(config.use)
+    declared = config.uses_reference
+    if rule and declared not in (None, rule.uses_reference):
+        known = str(rule.uses_reference).lower()
+        raise ConfigError(f'reward "{config.use}": uses_reference is {known} for this rule. Remove the key.')
+    uses_reference = rule.uses_reference if rule else declared if declared is not None else not label_free
+    if label_free and uses_reference:
+        raise ConfigError(
+            f'reward "{config.use}" uses references, but label_free promises that no training signal sees one. '
+            "Set label_free: false, or move the reward to report_rewards."
+        )
+    return uses_reference
+
+
+def _caller(config: RewardConfig, folder: Path) -> Caller:
+    if rule := RULES.get(config.use):
+        function = rule.make(config.options)
+        if not rule.can_hang:
+            return LocalReward(function)
+        target = {"kind": "rule", "source": rule.name, "function": rule.name, "options": dict(config.options)}
+        return WorkerReward(target, config.time_limit)
+    if config.options:
+        raise ConfigError(f'reward "{config.use}": options are for built-in rules. Put them into the function.')
+    file, colon, name = config.use.rpartition(":")
+    if colon:
+        if not (folder / file).is_file():
+            raise ConfigError(f'reward "{config.use}": there is no file {folder / file}. Mend the path.')
+        return WorkerReward({"kind": "file", "source": str(folder / file), "function": name}, config.time_limit)
+    module, dot, name = config.use.rpartition(".")
+    if not dot or config.use.endswith(".py"):
+        raise ConfigError(
+            f'reward "{config.use}": no such rule. {nearest(config.use, RULES)} '
+            "Functions are written module.function or path/to/file.py:function."
+        )
+    return WorkerReward({"kind": "module", "source": module, "function": name}, config.time_limit)
+
+
+def _name(config: RewardConfig) -> str:
+    return config.use if config.use in RULES else config.use.replace(":", ".").rpartition(".")[2]
+
+
+def _distinct_names(names: Sequence[str]) -> list[str]:
+    seen: Counter[str] = Counter()
+    distinct = []
+    for name in names:
+        seen[name] += 1
+        distinct.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return distinct
+
+
+def _owners(problems: Sequence[Problem], samples: Sequence[Sample]) -> list[Problem]:
+    by_id = {problem.id: problem for problem in problems}
+    return [by_id[sample.problem_id] for sample in samples]
+
+
+def _mean(values: np.ndarray) -> float:
+    judged = values[~np.isnan(values)]
+    return float(judged.mean()) if judged.size else math.nan
+
+
+def _std(values: np.ndarray) -> float:
+    judged = values[~np.isnan(values)]
+    if judged.size == 0:
+        return math.nan
+    return float(judged.std(ddof=1)) if judged.size > 1 else 0.0

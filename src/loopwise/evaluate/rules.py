@@ -1,0 +1,135 @@
+"""Built-in rewards in TRL's signature: 1.0 for a pass, 0.0 for a miss, None where nothing can be said.
+
+Imported by the worker too: standard library only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loopwise.errors import ConfigError, nearest
+from loopwise.evaluate.contract import FIXED_ARGUMENTS, missing_column
+from loopwise.evaluate.parsing import last_number, reference_number, settled_choice
+
+Rewards = list[float | None]
+RewardFunction = Callable[..., Rewards]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A family of rewards. ``build`` takes the rule's options as keywords; ``can_hang`` asks for a killable process."""
+
+    name: str
+    uses_reference: bool
+    build: Callable[..., RewardFunction]
+    can_hang: bool = False
+
+    def make(self, options: Mapping[str, Any]) -> RewardFunction:
+        """The reward with these options. Raises ConfigError naming an option that is unknown, missing or wrong."""
+        parameters = inspect.signature(self.build).parameters
+        for option in options:
+            if option not in parameters:
+                raise ConfigError(f'rule "{self.name}": unknown option "{option}". {nearest(option, parameters)}')
+        for option, parameter in parameters.items():
+            if parameter.default is parameter.empty and option not in options:
+                raise ConfigError(f'rule "{self.name}": option "{option}" is missing. Add it under "options:".')
+        return self.build(**options)
+
+
+def exact_match(column: str = "answer", strip: bool = True, casefold: bool = False) -> RewardFunction:
+    """1.0 where the completion equals the text in ``column``; None where a row has none."""
+    _require("exact_match", str, column=column)
+    _require("exact_match", bool, strip=strip, casefold=casefold)
+
+    def normal(text: str) -> str:
+        text = text.strip() if strip else text
+        return text.casefold() if casefold else text
+
+    def judge(completion: str, reference: Any) -> float | None:
+        return None if reference is None else float(normal(completion) == normal(str(reference)))
+
+    return _against("exact_match", column, judge)
+
+
+def number(column: str = "answer") -> RewardFunction:
+    """1.0 where the last number of the completion equals the one in ``column`` (after ``####`` if that is there)."""
+    _require("number", str, column=column)
+
+    def judge(completion: str, reference: Any) -> float | None:
+        expected = reference_number(reference)
+        if expected is None:
+            return None
+        found = last_number(completion)
+        return float(found is not None and found.equals(expected))
+
+    return _against("number", column, judge)
+
+
+def choice(column: str = "answer", labels: str | Sequence[str] = "ABCD") -> RewardFunction:
+    """1.0 where the completion settles on the choice in ``column``; None where that holds none of ``labels``."""
+    _require("choice", str, column=column)
+    if not labels or not isinstance(labels, Sequence) or not all(isinstance(x, str) and x.strip() for x in labels):
+        raise ConfigError(f'rule "choice": option "labels" must be letters or a list of texts, found {labels!r}.')
+
+    def judge(completion: str, reference: Any) -> float | None:
+        expected = None if reference is None else settled_choice(str(reference), labels)
+        return None if expected is None else float(settled_choice(completion, labels) == expected)
+
+    return _against("choice", column, judge)
+
+
+def regex(pattern: str, fullmatch: bool = False) -> RewardFunction:
+    """1.0 where ``pattern`` is found in the completion, or matches all of it."""
+    _require("regex", str, pattern=pattern)
+    _require("regex", bool, fullmatch=fullmatch)
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f'rule "regex": pattern "{pattern}" is no regular expression ({error}). Mend it.') from None
+    matches = compiled.fullmatch if fullmatch else compiled.search
+
+    def reward(completions: Sequence[Any]) -> Rewards:
+        return [float(matches(completion_text(completion)) is not None) for completion in completions]
+
+    return _named(reward, "regex")
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule("exact_match", True, exact_match),
+        Rule("number", True, number),
+        Rule("regex", False, regex, can_hang=True),
+        Rule("choice", True, choice),
+    )
+}
+
+
+def completion_text(completion: Any) -> str:
+    """The text of a completion: itself, or the content of the last message."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+
+def _against(name: str, column: str, judge: Callable[[str, Any], float | None]) -> RewardFunction:
+    def reward(completions: Sequence[Any], **columns: Sequence[Any]) -> Rewards:
+        if column not in columns:
+            raise missing_column(column, {key: values for key, values in columns.items() if key not in FIXED_ARGUMENTS})
+        return [judge(completion_text(c), r) for c, r in zip(completions, columns[column], strict=True)]
+
+    return _named(reward, name)
+
+
+def _named(reward: RewardFunction, name: str) -> RewardFunction:
+    reward.__name__ = name
+    return reward
+
+
+def _require(rule: str, kind: type, **options: Any) -> None:
+    for option, value in options.items():
+        if not isinstance(value, kind):
+            expected = {str: "text", bool: "true or false"}[kind]
+            raise ConfigError(f'rule "{rule}": option "{option}" must be {expected}, found {value!r}.')

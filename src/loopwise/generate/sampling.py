@@ -1,0 +1,51 @@
+"""From logits and uniforms to tokens. Nothing here draws random numbers of its own."""
+
+from __future__ import annotations
+
+import torch
+
+from loopwise.types import Sampling
+
+
+def choose(
+    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pick one token per row: tokens int64 ``[S]``, log-probabilities fp32 ``[S]``, entropies fp32 ``[S]`` (nats).
+
+    ``logits`` ``[S, V]``, ``uniforms`` float64 ``[S]`` in [0, 1). Log-probability and entropy are those of
+    ``softmax(logits / temperature)`` before top-k and top-p (of ``softmax(logits)`` when greedy). The token is the
+    inverse of the cumulative distribution at the uniform, in float64, so it is a pure function of its arguments.
+    """
+    scaled = logits.float()
+    if sampling.temperature not in (0.0, 1.0):
+        scaled = scaled / sampling.temperature
+    logps = torch.log_softmax(scaled, dim=-1)
+    probabilities = logps.exp()
+    entropies = -(probabilities * logps.clamp(min=-1e9)).sum(-1)
+    if sampling.temperature == 0.0:
+        tokens = scaled.argmax(-1)
+    else:
+        kept = truncate(probabilities, sampling.top_k, sampling.top_p)
+        cumulative = kept.double().cumsum(-1)
+        targets = uniforms.to(cumulative.device)[:, None] * cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, targets, right=True)[:, 0]
+        # A uniform next to 1 may round onto the total: step back to the last token that has any probability.
+        last = kept.shape[-1] - 1 - (kept.flip(-1) > 0).int().argmax(-1)
+        tokens = torch.minimum(tokens, last)
+    return tokens, logps.gather(-1, tokens[:, None])[:, 0], entropies
+
+
+def truncate(probabilities: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    """Zero all but the ``top_k`` likeliest tokens, then all beyond the smallest set with at least ``top_p`` of what is
+    left. ``[S, V]`` to ``[S, V]``, not renormalised. The likeliest token always stays.
+    """
+    if not 0 < top_k < probabilities.shape[-1] and top_p >= 1.0:
+        return probabilities
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    if top_k > 0:
+        ordered[:, top_k:] = 0.0
+    if top_p < 1.0:
+        share = ordered.double() / ordered.double().sum(-1, keepdim=True)
+        before = share.cumsum(-1) - share
+        ordered = torch.where(before < top_p, ordered, 0.0)
+    return torch.zeros_like(probabilities).scatter_(-1, order, ordered)

@@ -1,0 +1,112 @@
+"""Runs of the past: list, show, resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from loopwise.config import ImproveRecipe, TuneRecipe, parse_recipe
+from loopwise.errors import ResumeError
+from loopwise.results import Result
+from loopwise.runs.journal import Journal
+from loopwise.session import Observer
+from loopwise.stages.demo import RUN_ID as DEMO
+from loopwise.stages.demo import demo
+from loopwise.stages.finetune import tune
+from loopwise.stages.improve import RUN_ID as IMPROVE
+from loopwise.stages.improve import improve
+from loopwise.workspace import JOURNAL
+
+DEPTH = 3
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """Every run below ``folder``, to a depth of three folders."""
+    journals = sorted({path for depth in range(DEPTH + 1) for path in folder.glob("*/" * depth + JOURNAL)})
+    return [entry for path in journals for entry in _entries(path)]
+
+
+def show_run(out: Path) -> dict[str, Any]:
+    """Rounds and decisions of each run in a folder. Raises ResumeError where there is none."""
+    with closing(_open(out)) as journal:
+        return {
+            run.run_id: {
+                "kind": run.kind,
+                "status": run.status,
+                "rounds": [row.summary for row in journal.rounds(run.run_id) if row.round > 0],
+                "decisions": [
+                    {"round": row.round, "reason": row.decision.reason} for row in journal.decisions(run.run_id)
+                ],
+            }
+            for run in journal.runs()
+        }
+
+
+def resume_run(out: Path, observer: Observer) -> Result:
+    """Go on with the run in a folder, with the configuration its journal holds."""
+    with closing(_open(out)) as journal:
+        known = {run.run_id: run.config for run in journal.runs()}
+    if DEMO in known:
+        config = known[DEMO]
+        return demo(out, **config, resume=True, observer=observer)
+    if IMPROVE in known:
+        return improve(parse_recipe(ImproveRecipe, known[IMPROVE], str(out)), out, resume=True, observer=observer)
+    return tune(parse_recipe(TuneRecipe, next(iter(known.values())), str(out)), out, resume=True, observer=observer)
+
+
+def run_table(entries: Sequence[Mapping[str, Any]]) -> Table:
+    """``list_runs`` for the terminal."""
+    table = Table(box=None, padding=(0, 2))
+    for name in ("folder", "run", "status", "rounds", "dev", "started"):
+        table.add_column(name, overflow="fold")
+    for entry in entries:
+        dev = f"{entry['dev']:.3f}" if entry["dev"] is not None else "–"
+        rounds = f"{entry['rounds']}" + (f"/{entry['of']}" if entry["of"] else "")
+        table.add_row(
+            entry["folder"], entry["run"], entry["status"], rounds, dev, entry["started"][:16].replace("T", " ")
+        )
+    return table
+
+
+def show_tables(runs: Mapping[str, Any]) -> Iterator[Table | Text]:
+    """``show_run`` for the terminal."""
+    for run_id, run in runs.items():
+        yield Text(f"\n{run_id} ({run['status']})", style="bold")
+        table = Table(box=None, padding=(0, 2))
+        for name in ("round", "samples", "kept", "reward", "dev", "gate"):
+            table.add_column(name, justify="right" if name != "gate" else "left")
+        reasons = {entry["round"]: entry["reason"] for entry in run["decisions"]}
+        for row in run["rounds"]:
+            figures = [row.get(name) for name in ("reward", "dev_accuracy")]
+            cells = [f"{figure:.3f}" if figure is not None else "–" for figure in figures]
+            table.add_row(
+                str(row["round"]), str(row["samples"]), str(row["kept"]), *cells, Text(reasons.get(row["round"], ""))
+            )
+        if run["rounds"]:
+            yield table
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    with closing(Journal.open(path, read_only=True)) as journal:
+        for run in journal.runs():
+            rounds = [row for row in journal.rounds(run.run_id) if row.round > 0]
+            yield {
+                "folder": str(path.parent),
+                "run": run.run_id,
+                "status": run.status,
+                "rounds": len(rounds),
+                "of": run.config.get("rounds"),
+                "dev": rounds[-1].summary.get("dev_accuracy") if rounds else None,
+                "started": run.created.isoformat(),
+            }
+
+
+def _open(out: Path) -> Journal:
+    if not (out / JOURNAL).is_file():
+        raise ResumeError(f"{out}: no run here, there is no {JOURNAL}. `loopwise runs list` shows where runs are.")
+    return Journal.open(out / JOURNAL, read_only=True)

@@ -1,0 +1,101 @@
+"""Policies from Hugging Face folders and back. Pickled weights are never loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loopwise.errors import ModelError, VocabularyError
+from loopwise.models.policy import Policy, Weights
+from loopwise.runtime import Runtime
+from loopwise.types import PromptState
+
+PROMPT_STATE_FILE = "prompt_state.json"
+
+
+def load_policy(path: str | Path, runtime: Runtime) -> Policy:
+    """Load a causal language model folder (or hub name) with float32 master weights.
+
+    Raises ModelError naming what the folder lacks, VocabularyError when tokenizer and model do not fit.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif folder.is_absolute() or str(path).startswith((".", "~")) or folder.exists():
+        raise ModelError(f"{path}: no such model folder. Name a folder with config.json, weights and tokenizer.")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    calm_transformers()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        module = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32, use_safetensors=True)
+    except Exception as error:  # transformers raises a dozen kinds here, all of them about this folder
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{path}: not loadable as a causal language model ({first}).") from error
+    policy = Policy(Weights.of(module.to(runtime.torch_device)), tokenizer, _read_prompt_state(folder))
+    _check_vocabulary(policy, str(path))
+    return policy
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """Write a policy as a Hugging Face folder; a prompt state goes to ``prompt_state.json``.
+
+    Plain ``from_pretrained`` loading ignores that file: README users who need it read it beside the weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if policy.weights is not None:
+        calm_transformers()
+        policy.weights.module.save_pretrained(folder)  # type: ignore[operator]  # a transformers module
+    if policy.tokenizer is not None:
+        policy.tokenizer.save_pretrained(folder)
+    if policy.prompt_state != PromptState():
+        note = "Part of the policy, ignored by plain from_pretrained loading: apply it to prompts yourself."
+        content = {"note": note, **asdict(policy.prompt_state)}
+        (folder / PROMPT_STATE_FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def calm_transformers() -> None:
+    """Keep transformers' own progress bars and advice off the terminal; its errors still come."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _read_prompt_state(folder: Path) -> PromptState:
+    file = folder / PROMPT_STATE_FILE
+    if not file.is_file():
+        return PromptState()
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    examples = tuple((prompt, completion) for prompt, completion in content["examples"])
+    return PromptState(content["system"], examples, tuple(content["memory"]))
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json, so this is no Hugging Face model folder.")
+    if not list(folder.glob("*.safetensors")):
+        pickled = list(folder.glob("*.bin")) + list(folder.glob("*.pt"))
+        mend = (
+            f"{pickled[0].name} is a pickle, which can run code and is never loaded: save it again as safetensors."
+            if pickled
+            else "Save the model with save_pretrained, which writes model.safetensors."
+        )
+        raise ModelError(f"{folder}: no weights (*.safetensors). {mend}")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
+        raise ModelError(f"{folder}: no tokenizer (tokenizer.json). Save it there with tokenizer.save_pretrained.")
+
+
+def _check_vocabulary(policy: Policy, place: str) -> None:
+    assert policy.weights is not None
+    rows = policy.weights.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    highest = max(policy.tokenizer.get_vocab().values(), default=-1)
+    if highest >= rows:
+        raise VocabularyError(
+            f"{place}: the tokenizer has token id {highest}, but the model has embeddings for {rows} tokens "
+            f"(ids 0 to {rows - 1}). Use the tokenizer this model was trained with, or resize the embeddings."
+        )

@@ -1,0 +1,110 @@
+"""A policy: everything that decides what is generated, immutable and named by its content."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import weakref
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from loopwise.errors import ModelError
+from loopwise.types import PromptState
+
+_TOKENIZER_HASHES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A frozen transformers module. Never trained in place: ``trainable`` hands out a copy."""
+
+    module: nn.Module
+
+    @staticmethod
+    def of(module: nn.Module) -> Weights:
+        """A snapshot of a module that goes on being trained."""
+        frozen = copy.deepcopy(module)
+        for parameter in frozen.parameters():
+            parameter.grad = None
+        return Weights(frozen.requires_grad_(False).eval())
+
+    def trainable(self) -> nn.Module:
+        """A copy in training mode whose parameters require gradients."""
+        return copy.deepcopy(self.module).requires_grad_(True).train()
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 over names, types, shapes and bytes of all tensors, in name order."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @cached_property
+    def parameter_count(self) -> int:
+        """Number of parameters, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens a sequence may have, where the architecture has a limit."""
+        length = getattr(self.module.config, "max_position_embeddings", None)
+        return int(length) if isinstance(length, int) and length > 0 else None
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """Weights, tokenizer and prompt state. A remote or text-only policy has neither weights nor tokenizer."""
+
+    weights: Weights | None = None
+    tokenizer: Any = None
+    prompt_state: PromptState = PromptState()
+
+    @cached_property
+    def id(self) -> str:
+        """16 hex digits that name this exact content."""
+        state = self.prompt_state
+        parts = [
+            self.weights.id if self.weights else "",
+            _tokenizer_hash(self.tokenizer) if self.tokenizer is not None else "",
+            json.dumps([state.system, state.examples, state.memory]),
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def with_module(self, module: nn.Module) -> Policy:
+        """The same policy with a snapshot of other weights."""
+        return replace(self, weights=Weights.of(module))
+
+    def trainable_module(self) -> nn.Module:
+        """A copy of the weights to train. Raises ModelError for a policy without any."""
+        if self.weights is None:
+            raise ModelError("this policy has no weights to train; only its prompt can be improved.")
+        return self.weights.trainable()
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Token ids that end a completion: the generation config's and the tokenizer's."""
+        found: list[int] = []
+        if self.weights is not None:
+            config = getattr(self.weights.module, "generation_config", None)
+            ids = getattr(config, "eos_token_id", None)
+            found += [ids] if isinstance(ids, int) else list(ids or [])
+        if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
+            found.append(self.tokenizer.eos_token_id)
+        return tuple(dict.fromkeys(found))
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+    if tokenizer not in _TOKENIZER_HASHES:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        text = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+        content = text + (tokenizer.chat_template or "")
+        _TOKENIZER_HASHES[tokenizer] = hashlib.sha256(content.encode()).hexdigest()
+    return _TOKENIZER_HASHES[tokenizer]

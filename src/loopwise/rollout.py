@@ -1,0 +1,181 @@
+"""Rollouts: generate and evaluate, journaled before use and re-read on resume, so that nothing is paid for twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from loopwise.models.prompts import render
+from loopwise.runs.journal import Journal, Place
+from loopwise.runtime import seed_key
+from loopwise.types import (
+    Budget,
+    Feedback,
+    FeedbackSource,
+    Generator,
+    Preference,
+    Problem,
+    PromptState,
+    Request,
+    Sample,
+    Sampling,
+    Scored,
+)
+
+
+@dataclass(frozen=True)
+class Roller:
+    """Makes the rollouts of a run. ``unit`` is the number of samples decoded together (whole groups).
+
+    ``report`` judges are asked too, on held-out phases only, and written down apart: reported, never decisive.
+    ``store`` wraps each journal transaction (it waits for room on a full disk).
+    """
+
+    run_id: str
+    seed: int
+    generator: Generator
+    feedback: FeedbackSource
+    journal: Journal
+    unit: int
+    spend: Callable[[Budget], None]
+    store: Callable[[Callable[[], None]], None]
+    on_progress: Callable[[str, int, int], None]
+    report: FeedbackSource | None = None
+
+    def at(self, round: int, phase: str, sampling: Sampling, *, booked: bool = False) -> Rollout:
+        """The rollout function of a phase of a round. ``booked``: what is re-read was booked before a resume."""
+        return Rollout(self, round, phase, sampling, booked)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """``rollout(policy, problems, k) -> Scored``; a sample's key is (seed, round, step, problem, index)."""
+
+    roller: Roller
+    round: int
+    phase: str
+    sampling: Sampling
+    booked: bool
+
+    def __call__(self, policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
+        return asyncio.run(self._roll(policy, problems, k, step))
+
+    async def _roll(self, policy: Any, problems: Sequence[Problem], k: int, step: int) -> Scored:
+        roller = self.roller
+        place = Place(roller.run_id, self.round, step, self.phase)
+        known = roller.journal.samples_at(place)
+        requests = [
+            self._request(place, problem, group, index) for group, problem in enumerate(problems) for index in range(k)
+        ]
+        roller.store(lambda: roller.journal.add_problems(roller.run_id, problems))
+        samples: list[Sample] = []
+        feedbacks: list[Feedback] = []
+        for unit in self._units(policy, requests, k):
+            drawn = await self._generate(policy, place, unit, known)
+            feedbacks.append(await self._judge(place, [request.problem for request in unit], drawn))
+            samples += drawn
+            roller.on_progress(self.phase, len(samples), len(requests))
+        order = sorted(range(len(samples)), key=lambda n: (samples[n].group, samples[n].index))
+        return Scored(tuple(problems), tuple(samples[n] for n in order), merge(feedbacks, order))
+
+    def _request(self, place: Place, problem: Problem, group: int, index: int) -> Request:
+        # A policy's held-out completions depend on the split alone, so that paired comparisons share their noise.
+        where = (place.round, place.step) if self.phase == "train" else ()
+        key = seed_key(self.roller.seed, self.phase, *where, problem.id, index)
+        name = f"{self.phase}/{place.round}/{place.step}/{problem.id}/{index}"
+        return Request(name, problem, group, index, key)
+
+    def _units(self, policy: Any, requests: list[Request], k: int) -> list[list[Request]]:
+        """Whole groups of similar prompt length together, in an order that depends on the prompts alone."""
+        state = getattr(policy, "prompt_state", PromptState())
+        lengths = {request.group: len(str(render(request.problem, state))) for request in requests}
+        ordered = sorted(requests, key=lambda request: (lengths[request.group], request.group, request.index))
+        size = max(1, self.roller.unit // k) * k
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    async def _generate(self, policy: Any, place: Place, unit: list[Request], known: dict[str, Sample]) -> list[Sample]:
+        roller = self.roller
+        missing = [request for request in unit if request.sample_id not in known]
+        drawn: dict[str, Sample] = {}
+        if missing:
+            new = await roller.generator.generate(policy, missing, self.sampling)
+            roller.store(lambda: roller.journal.add_samples(place, new))
+            drawn = {sample.id: sample for sample in new}
+        # The group is the place in this call's list of problems, whatever it was when the sample was journaled.
+        samples = [
+            drawn.get(request.sample_id) or replace(known[request.sample_id], group=request.group) for request in unit
+        ]
+        paid = list(drawn.values()) if self.booked else samples
+        roller.spend(_cost(policy, paid))
+        return samples
+
+    async def _judge(self, place: Place, problems: list[Problem], samples: list[Sample]) -> Feedback:
+        roller = self.roller
+        feedback = await self._ask(roller.feedback, "reward", place, problems, samples)
+        if roller.report is not None and self.phase != "train":
+            await self._ask(roller.report, "report", place, problems, samples)
+        return feedback
+
+    async def _ask(
+        self, source: FeedbackSource, kind: str, place: Place, problems: list[Problem], samples: list[Sample]
+    ) -> Feedback:
+        journal = self.roller.journal
+        known = journal.feedback_at(place, samples, kind)
+        if known is not None:
+            return known
+        feedback = await source.judge(problems, samples)
+        self.roller.store(lambda: journal.add_feedback(place, samples, feedback, kind))
+        self.roller.spend(Budget(judge_calls=len(samples)))
+        return feedback
+
+
+def merge(feedbacks: Sequence[Feedback], order: Sequence[int]) -> Feedback:
+    """Join the feedback of units and put the samples in ``order`` (positions in the joined list)."""
+    if not feedbacks:
+        return Feedback.empty(0)
+    first = feedbacks[0]
+    counts = [len(feedback.rewards) for feedback in feedbacks]
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    new_place = {old: new for new, old in enumerate(order)}
+    preferences = tuple(
+        Preference(new_place[start + pair.chosen], new_place[start + pair.rejected], pair.weight)
+        for start, feedback in zip(starts.tolist(), feedbacks, strict=True)
+        for pair in feedback.preferences
+    )
+    names = {name for feedback in feedbacks for name in feedback.metrics}
+    return Feedback(
+        first.parts,
+        first.weights,
+        np.concatenate([feedback.rewards for feedback in feedbacks])[list(order)],
+        np.concatenate([feedback.mask for feedback in feedbacks])[list(order)],
+        preferences,
+        _join(feedbacks, order, "critiques"),
+        _join(feedbacks, order, "edits"),
+        _join(feedbacks, order, "extra") or (),
+        {name: _combine(name, feedbacks) for name in sorted(names)},
+    )
+
+
+def _join(feedbacks: Sequence[Feedback], order: Sequence[int], name: str) -> Any:
+    if not any(getattr(feedback, name) for feedback in feedbacks):
+        return None
+    empty: Any = {} if name == "extra" else None
+    joined = [entry for feedback in feedbacks for entry in (getattr(feedback, name) or [empty] * len(feedback.rewards))]
+    return tuple(joined[n] for n in order)
+
+
+def _combine(name: str, feedbacks: Sequence[Feedback]) -> float:
+    values = [feedback.metrics[name] for feedback in feedbacks if name in feedback.metrics]
+    return float(sum(values) if name.startswith("failed/") else sum(values) / len(values))
+
+
+def _cost(policy: Any, samples: Sequence[Sample]) -> Budget:
+    generated = sum(len(sample.token_ids) for sample in samples)
+    read = sum(len(sample.prompt_ids) for sample in samples if sample.index == 0)
+    weights = getattr(policy, "weights", None)
+    size = weights.parameter_count if weights is not None else 0
+    return Budget(tokens_generated=generated, flops=2.0 * size * (generated + read))

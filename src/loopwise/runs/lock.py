@@ -1,0 +1,37 @@
+"""One writer per run: an advisory lock on a file in the run's folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loopwise.errors import RunBusyError
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold ``folder/.lock`` while the block runs. Raises RunBusyError, naming the process, where another holds it.
+
+    The kernel lets go of the lock when the process dies, however it dies, so a lock is never stale. The file stays:
+    deleting it would let a second process lock a new file of that name while the first still holds the old one.
+    A child made by a bare ``fork`` shares the lock and keeps it for as long as it lives; spawned ones do not.
+    """
+    path = folder / ".lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise RunBusyError(
+                f"{folder}: process {holder} is writing this run. Wait until it is done or stop it, "
+                "or give this run another --out."
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+        yield
+    finally:
+        os.close(descriptor)

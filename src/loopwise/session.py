@@ -1,0 +1,284 @@
+"""One run of the loop: a recipe's parts put together, its steps handed to the loop, its figures to the journal."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from loopwise import loop
+from loopwise.config import ImproveRecipe, ModelConfig, TuneRecipe
+from loopwise.errors import ResumeError
+from loopwise.evaluate.groups import group_metrics
+from loopwise.evaluate.likelihood import mean_logps
+from loopwise.evaluate.rewards import feedback_metrics
+from loopwise.evaluate.stats import mean_interval
+from loopwise.gate import Gate
+from loopwise.loop import Position, Steps
+from loopwise.models.folders import load_policy
+from loopwise.models.policy import Policy
+from loopwise.models.presets import create_policy
+from loopwise.rollout import Roller
+from loopwise.runs.journal import Journal
+from loopwise.runtime import Runtime
+from loopwise.tasks.streams import Streams
+from loopwise.types import (
+    Budget,
+    Context,
+    Decision,
+    Evaluation,
+    FeedbackSource,
+    Generator,
+    Partial,
+    Problem,
+    Rollout,
+    Sampling,
+    Scored,
+    Update,
+    Updated,
+)
+from loopwise.workspace import JOURNAL, RunFiles
+
+WATCH_SAMPLES = 4
+Stages = dict[str, dict[str, dict[str, Any]]]
+
+
+class Observer:
+    """What a person watching is told. This one says nothing; the command line and the notebook have their own."""
+
+    def run_started(self, run_id: str, rounds: int, done: int) -> None:
+        """A run begins (or goes on after ``done`` rounds)."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """``done`` of ``total`` samples (of a phase) or optimizer steps (``train``)."""
+
+    def round_finished(self, run_id: str, summary: Mapping[str, Any]) -> None:
+        """A round is committed."""
+
+    def note(self, level: str, message: str) -> None:
+        """Something a person should know: ``info`` or ``warning``."""
+
+
+@dataclass
+class Meter:
+    """Adds up what a run spends, wall seconds included."""
+
+    total: Budget = Budget()
+    _since: float = field(default_factory=time.monotonic)
+
+    def spend(self, budget: Budget) -> None:
+        self.total = self.total + budget
+
+    def spent(self) -> Budget:
+        now = time.monotonic()
+        self.spend(Budget(seconds=now - self._since))
+        self._since = now
+        return self.total
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of. ``update`` and ``generator`` may be anybody's that keep the protocols of types.py."""
+
+    recipe: ImproveRecipe | TuneRecipe
+    streams: Streams
+    runtime: Runtime
+    update: Update
+    generator: Generator
+    feedback: FeedbackSource
+    report: FeedbackSource | None = None
+
+
+class Session:
+    """Runs ``parts`` in ``files``: restores the newest position, loops, and measures."""
+
+    def __init__(self, parts: Parts, files: RunFiles, observer: Observer) -> None:
+        self.parts = parts
+        self.files = files
+        self.observer = observer
+        self.meter = Meter()
+        self._scored: list[Scored] = []
+        self._kept: list[str] = []
+        self._measured: dict[tuple[str, str], Evaluation] = {}
+        self._round_started = time.monotonic()
+        recipe = parts.recipe
+        self.roller = Roller(
+            run_id=files.run_id,
+            seed=recipe.seed,
+            generator=parts.generator,
+            feedback=parts.feedback,
+            report=parts.report,
+            journal=files.journal,
+            unit=recipe.runtime.generate_batch,
+            spend=self.meter.spend,
+            store=files.workspace.store,
+            on_progress=observer.progress,
+        )
+
+    def run(self, base: Policy) -> Position:
+        """Run what is left of the recipe's rounds, from the newest checkpoint, or from ``base`` where there is none."""
+        recipe = self.parts.recipe
+        loop.check_needs(self.parts.update, self.parts.generator.offers)
+        position = self.files.restore(self.parts.runtime)
+        if position is None:
+            position = Position.start(base)
+            self.files.commit_round(position, {}, None, ())
+        self.meter.total = position.budget
+        self.observer.run_started(self.files.run_id, recipe.rounds, position.round)
+        gate = self._gate()
+        self._round_started = time.monotonic()
+        if position.round == 0:
+            for split in gate.splits:
+                self.measure(0, position.incumbent, split, stage="base")
+            self._watch(0, position.policy)
+        steps = Steps(
+            draw=self._draw,
+            update=self.parts.update,
+            rollout=lambda number: self._rollout(number, position if number == position.round + 1 else None),
+            context=self._context,
+            gate=lambda number, candidate, at: gate.decide(number, candidate, at.incumbent, at.incumbent_round),
+            spent=self.meter.spent,
+            commit=self._commit,
+            exhausted=self._exhausted,
+        )
+        return loop.run(position, steps, recipe.rounds)
+
+    def measure(self, number: int, policy: Policy, split: str, stage: str = "candidate") -> Evaluation:
+        """Evaluate a policy of round ``number`` on a held-out split, greedily or by likelihood, once a policy."""
+        key = (policy.id, split)
+        if key not in self._measured:
+            problems = self.parts.streams.held_out[split]
+            if self.parts.recipe.gate.metric == "likelihood":
+                completions = [self.parts.streams.completion(problem) for problem in problems]
+                scores = mean_logps(policy, problems, completions, self.parts.runtime)
+            else:
+                greedy = replace(sampling_of(self.parts.recipe), temperature=0.0, top_k=0, top_p=1.0)
+                scored = self.roller.at(number, split, greedy)(policy, problems, 1)
+                scores = scored.feedback.totals
+            evaluation = Evaluation(split, policy.id, scores)
+            self._measured[key] = evaluation
+            interval = mean_interval(scores)
+            self.files.workspace.store(
+                lambda: self.files.journal.add_evaluation(self.files.run_id, number, stage, evaluation, interval)
+            )
+        return self._measured[key]
+
+    def stage(self, policy: Policy, number: int, name: str) -> dict[str, dict[str, Any]]:
+        """Figures of a policy of round ``number`` on dev and test: ``accuracy``, its 95% interval, judged problems."""
+        found = {}
+        for split in ("dev", "test"):
+            if split in self.parts.streams.held_out:
+                evaluation = self.measure(number, policy, split, stage=name)
+                low, high = mean_interval(evaluation.scores)
+                found[split] = {"accuracy": evaluation.mean, "ci95": [low, high], "n": int(evaluation.judged.size)}
+        return found
+
+    def _gate(self) -> Gate:
+        splits = [name for name in self.parts.streams.held_out if name != "test"]
+        config = self.parts.recipe.gate
+        return Gate(self.measure, splits, config.confidence, config.enabled)
+
+    def _draw(self, number: int) -> Sequence[Problem]:
+        self._scored, self._kept, self._round_started = [], [], time.monotonic()
+        recipe = self.parts.recipe
+        return self.parts.streams.draw(number, recipe.problems) if isinstance(recipe, ImproveRecipe) else ()
+
+    def _rollout(self, number: int, resumed: Position | None) -> Rollout:
+        booked = resumed is not None and resumed.partial is not None
+        rollout = self.roller.at(number, "train", sampling_of(self.parts.recipe), booked=booked)
+
+        def roll(policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
+            scored = rollout(policy, problems, k, step=step)
+            self._scored.append(scored)
+            return scored
+
+        return roll
+
+    def _context(self, number: int, position: Position) -> Context:
+        recipe = self.parts.recipe
+        every, total = recipe.runtime.checkpoint_steps, recipe.update.steps
+
+        def record(step: int, metrics: Mapping[str, float]) -> None:
+            self.files.pending.append((step, metrics))
+            self.observer.progress("steps", step, total)
+
+        def checkpoint(step: int, progress: Callable[[], tuple[Any, Any]]) -> None:
+            # After the last step too: what was learned is safe before anything is evaluated.
+            if step % every == 0 or step == total:
+                partial = Partial(step, *progress())
+                self.files.commit_progress(replace(position, partial=partial, budget=self.meter.spent()))
+
+        return Context(
+            run_id=self.files.run_id,
+            seed=recipe.seed,
+            round=number,
+            runtime=self.parts.runtime,
+            spend=self.meter.spend,
+            record=record,
+            keep=self._kept.extend,
+            checkpoint=checkpoint,
+            partial=position.partial,
+        )
+
+    def _commit(self, position: Position, updated: Updated, decision: Decision) -> None:
+        self._watch(position.round, updated.candidate)
+        summary = self._summary(position, updated, decision)
+        self.files.commit_round(position, summary, decision, self._kept)
+        self.observer.round_finished(self.files.run_id, summary)
+
+    def _summary(self, position: Position, updated: Updated, decision: Decision) -> dict[str, Any]:
+        summary: dict[str, Any] = {
+            "round": position.round,
+            "problems": sum(len(scored.problems) for scored in self._scored),
+            "samples": sum(len(scored.samples) for scored in self._scored),
+            "kept": len(self._kept),
+            "reward": None,
+            "pass_at_k": None,
+            "dev_accuracy": decision.candidate if decision.n else None,
+            "dev_before": decision.incumbent if decision.n else None,
+            "accepted": decision.accepted,
+            "seconds": round(time.monotonic() - self._round_started, 3),
+        }
+        recipe = self.parts.recipe
+        if self._scored and isinstance(recipe, ImproveRecipe):
+            scored = self._scored[-1]
+            summary |= feedback_metrics(scored) | group_metrics(scored, recipe.update.threshold, recipe.samples)
+            summary |= scored.feedback.metrics
+        return summary | {f"update/{name}": value for name, value in updated.metrics.items()}
+
+    def _watch(self, number: int, policy: Policy) -> None:
+        watched = self.parts.streams.watch
+        if watched and isinstance(self.parts.recipe, ImproveRecipe):
+            self.roller.at(number, "watch", sampling_of(self.parts.recipe))(policy, watched, WATCH_SAMPLES)
+
+    def _exhausted(self, budget: Budget) -> str | None:
+        limits = self.parts.recipe.budget.model_dump(exclude_none=True)
+        for name, limit in limits.items():
+            if getattr(budget, name) >= limit:
+                self.observer.note(
+                    "warning", f"budget: {name} {getattr(budget, name):g} reached its limit of {limit:g}"
+                )
+                return str(name)
+        return None
+
+
+def sampling_of(recipe: ImproveRecipe | TuneRecipe) -> Sampling:
+    """The recipe's sampling block as the generators' type."""
+    return Sampling(**recipe.sampling.model_dump())
+
+
+def start_policy(model: ModelConfig, runtime: Runtime) -> Policy:
+    """The policy a recipe starts from: loaded, or created from a preset."""
+    return create_policy(model.create, runtime) if model.create else load_policy(str(model.path), runtime)
+
+
+def recorded_threads(out: Path, run_id: str) -> int | None:
+    """The thread count a run was started with: another one would round differently. Raises ResumeError."""
+    if not (out / JOURNAL).exists():
+        raise ResumeError(f"{out}: nothing to resume, there is no {JOURNAL}. Start without --resume.")
+    with contextlib.closing(Journal.open(out / JOURNAL, read_only=True)) as journal:
+        row = journal.run(run_id)
+    return row.threads if row else None

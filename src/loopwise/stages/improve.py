@@ -1,0 +1,205 @@
+"""``loopwise improve``: a model, prompts and feedback in; a better model and an honest report out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loopwise import loop
+from loopwise.config import ImproveRecipe, load_recipe
+from loopwise.errors import ConfigError
+from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.generate.local import LocalGenerator
+from loopwise.loop import Position
+from loopwise.models.policy import Policy
+from loopwise.models.tokens import check_fits
+from loopwise.results import Result, export, summarise
+from loopwise.runtime import Runtime, make_runtime, seed_key
+from loopwise.session import Observer, Parts, Session, Stages, recorded_threads, sampling_of, start_policy
+from loopwise.tasks.streams import Streams, open_streams
+from loopwise.types import Feedback, FeedbackSource, Generator, Request, Sample, Update
+from loopwise.update.rft import RFT
+from loopwise.update.rows import labelled_rows
+from loopwise.workspace import Workspace, open_workspace
+
+RUN_ID = "improve"
+CONTROL_KEEPS = {"labelled": "none", "unfiltered": "all", "gold": "gold"}
+TRIAL_PROBLEMS = 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe with everything resolved and tried, before anything is written."""
+
+    recipe: ImproveRecipe
+    runtime: Runtime
+    streams: Streams
+    base: Policy
+    update: Update
+    generator: Generator
+    feedback: FeedbackSource
+    report: FeedbackSource | None
+    trial: tuple[Sample, ...]
+    trial_feedback: Feedback
+
+
+def improve(
+    recipe: ImproveRecipe | str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    observer: Observer | None = None,
+    rewards: Sequence[Callable[..., Any]] | None = None,
+    update: Update | None = None,
+    generator: Generator | None = None,
+    policy: Policy | None = None,
+) -> Result:
+    """Run the loop of a recipe into the new folder ``out`` (or go on with it) and return the best accepted model.
+
+    ``rewards`` are Python functions with TRL's signature that take the place of the recipe's; ``update``,
+    ``generator`` and ``policy`` may replace the recipe's own. Raises LoopwiseError for anything a person can mend,
+    before anything is written.
+    """
+    began = time.monotonic()
+    out, observer = Path(out), observer or Observer()
+    if not isinstance(recipe, ImproveRecipe):
+        recipe = load_recipe(ImproveRecipe, recipe)
+    with ExitStack() as stack:
+        threads = recorded_threads(out, RUN_ID) if resume else None
+        prepared = prepare(stack, recipe, threads, rewards, update, generator, policy, trial=not resume)
+        workspace = stack.enter_context(
+            open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
+        )
+        stages, position = improve_in(workspace, prepared, observer)
+        summary = summarise(
+            workspace,
+            RUN_ID,
+            task=recipe.data.task or Path(str(recipe.data.train)).name,
+            seed=recipe.seed,
+            stages=stages,
+            budget=position.budget,
+            wall_seconds=time.monotonic() - began,
+        )
+        export(workspace, RUN_ID, position.incumbent, summary)
+        return Result(out, position.incumbent, summary)
+
+
+def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tuple[Stages, Position]:
+    """The loop and then its controls, in an open workspace: figures of every stage, and where the loop ended."""
+    session, position = _run(prepared, workspace, RUN_ID, observer)
+    stages: Stages = {"base": session.stage(prepared.base, 0, "base")}
+    for name in prepared.recipe.controls:
+        control, after = _run(_control(prepared, name), workspace, f"control-{name}", observer)
+        stage = "control" if name == "labelled" else f"control_{name}"
+        stages[stage] = control.stage(after.incumbent, after.incumbent_round, stage)
+    stages["improved"] = session.stage(position.incumbent, position.incumbent_round, "improved")
+    return stages, position
+
+
+def prepare(
+    stack: ExitStack,
+    recipe: ImproveRecipe,
+    threads: int | None = None,
+    rewards: Sequence[Callable[..., Any]] | None = None,
+    update: Update | None = None,
+    generator: Generator | None = None,
+    policy: Policy | None = None,
+    *,
+    trial: bool = True,
+) -> Prepared:
+    """Resolve everything a recipe names and try it: rows, model, rewards on three real samples. Writes nothing.
+
+    What has to be closed (reward workers) is entered on ``stack``.
+    """
+    _check_promises(recipe)
+    runtime = make_runtime(recipe.runtime, recipe.seed, threads)
+    streams = open_streams(recipe.data, recipe.seed, supervised=False)
+    columns, free = streams.reference_columns, recipe.label_free
+    feedback: RewardSum = (
+        RewardSum.from_functions(rewards, reference_columns=columns, label_free=free)
+        if rewards
+        else load_feedback(recipe.rewards, reference_columns=columns, label_free=free)
+    )
+    stack.enter_context(feedback)
+    report = None
+    if recipe.report_rewards:
+        report = stack.enter_context(load_feedback(recipe.report_rewards, reference_columns=columns, label_free=False))
+    base = policy or start_policy(recipe.model, runtime)
+    generator = generator or LocalGenerator(runtime)
+    if update is None:
+        update = _update(recipe, streams, base)
+    loop.check_needs(update, generator.offers)
+    if base.weights is not None:
+        for name, problems in streams.held_out.items():
+            check_fits(base, problems, recipe.sampling.max_tokens, name)
+    samples: tuple[Sample, ...] = ()
+    judged = Feedback.empty(0)
+    if trial:
+        samples, judged = _try_rewards(recipe, streams, base, generator, feedback)
+    return Prepared(recipe, runtime, streams, base, update, generator, feedback, report, samples, judged)
+
+
+def _check_promises(recipe: ImproveRecipe) -> None:
+    if recipe.label_free and recipe.gate.metric == "likelihood":
+        raise ConfigError('key "gate.metric": likelihood reads references, which a label_free run may not. Use reward.')
+    if recipe.label_free and "gold" in recipe.controls:
+        raise ConfigError('key "controls": gold trains on references, which a label_free run may not. Leave it out.')
+    if recipe.label_free and recipe.update.keep == "gold":
+        raise ConfigError('key "update.keep": gold trains on references, which a label_free run may not.')
+    if "labelled" in recipe.controls and not recipe.data.labelled:
+        raise ConfigError('key "controls": labelled needs labelled rows. Name them with data.labelled.')
+
+
+def _update(recipe: ImproveRecipe, streams: Streams, base: Policy) -> RFT:
+    completions = [streams.completion(problem) for problem in streams.labelled]
+    labelled = labelled_rows(base, streams.labelled, completions, recipe.update.max_length)
+    if recipe.update.keep == "none" and not labelled:
+        raise ConfigError('key "update.keep": none trains on labelled rows alone, and there are none (data.labelled).')
+    return RFT(recipe.update, labelled, recipe.samples, recipe.rounds, base, streams.completion)
+
+
+def _try_rewards(
+    recipe: ImproveRecipe, streams: Streams, base: Policy, generator: Generator, feedback: RewardSum
+) -> tuple[tuple[Sample, ...], Feedback]:
+    """Three real samples, judged. Raises RewardError when a reward breaks its contract on them."""
+    problems = list(streams.draw(1, TRIAL_PROBLEMS))[:TRIAL_PROBLEMS]
+    requests = [
+        Request(f"trial/{place}", problem, place, 0, seed_key(recipe.seed, "trial", place))
+        for place, problem in enumerate(problems)
+    ]
+    samples = asyncio.run(generator.generate(base, requests, sampling_of(recipe)))
+    return tuple(samples), asyncio.run(feedback.check(problems, samples))
+
+
+def _run(prepared: Prepared, workspace: Workspace, run_id: str, observer: Observer) -> tuple[Session, Position]:
+    recipe = prepared.recipe
+    parts = Parts(
+        recipe,
+        prepared.streams,
+        prepared.runtime,
+        prepared.update,
+        prepared.generator,
+        prepared.feedback,
+        prepared.report,
+    )
+    files = workspace.run(run_id, recipe.runtime.keep_checkpoints)
+    fingerprint = {**prepared.streams.fingerprint, "model": prepared.base.id}
+    files.enter("improve", recipe, fingerprint, prepared.runtime)
+    session = Session(parts, files, observer)
+    position = session.run(prepared.base)
+    workspace.store(lambda: workspace.journal.set_status(run_id, "finished"))
+    return session, position
+
+
+def _control(prepared: Prepared, control: str) -> Prepared:
+    """The same start, steps and gate, learning from something else than its own verified samples."""
+    recipe = prepared.recipe
+    changed = recipe.update.model_copy(update={"keep": CONTROL_KEEPS[control]})
+    recipe = recipe.model_copy(update={"update": changed, "controls": ()})
+    update = _update(recipe, prepared.streams, prepared.base)
+    return Prepared(**{**vars(prepared), "recipe": recipe, "update": update})

@@ -1,0 +1,112 @@
+"""Rejection-sampling fine-tuning: imitate one's own samples that passed.
+
+RAFT (Dong et al. 2023), RFT (Yuan et al. 2023); with ``restart`` STaR (Zelikman et al. 2022) and ReST-EM (Singh et
+al. 2023). Left out of those papers: reward-weighted imitation, and STaR's rationalisation from the gold answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loopwise.config import RFTConfig
+from loopwise.data.batches import mixed_batch
+from loopwise.models.logps import TokenRow
+from loopwise.models.policy import Policy
+from loopwise.types import Context, Problem, Rollout, Scored, Updated
+from loopwise.update.learner import Learner, fit
+from loopwise.update.rows import Pool, labelled_rows, sample_rows
+
+
+@dataclass(frozen=True)
+class RFT:
+    """Keep what passes, add it to the pool, train on labelled rows and pool.
+
+    ``samples`` are drawn of each problem. ``base`` is where ``config.restart`` starts every round. ``gold`` gives a
+    problem's reference completion for the ceiling control (``config.keep == "gold"``), which draws no samples; nor does
+    ``"none"``, the control that goes on with the labelled rows alone.
+    """
+
+    config: RFTConfig
+    labelled: tuple[TokenRow, ...]
+    samples: int
+    rounds: int
+    base: Policy | None = None
+    gold: Callable[[Problem], str] | None = None
+    needs = frozenset({"weights", "text"})
+
+    def __call__(
+        self, policy: Policy, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context
+    ) -> Updated:
+        pool = Pool.from_state(state["pool"]) if state else Pool()
+        kept: Sequence[TokenRow] = ()
+        if self.config.keep == "gold":
+            assert self.gold is not None
+            kept = labelled_rows(policy, problems, [self.gold(problem) for problem in problems], self.config.max_length)
+        elif self.config.keep != "none":
+            kept = self._kept_rows(policy, rollout(policy, problems, self.samples), context)
+        new = sum(pool.add(row) for row in kept)
+
+        partial = context.partial
+        start = self.base if self.config.restart and self.base is not None else policy
+        source = partial.policy if partial else start
+        if partial:
+            moments = partial.state["learner"]
+        else:
+            moments = state["learner"] if state and not self.config.restart else None
+        module = source.trainable_module()
+        total = self.config.steps * (1 if self.config.restart else self.rounds)
+        learner = Learner(module, self.config.optimizer, context.runtime, total, moments)
+
+        def progress() -> tuple[Policy, Any]:
+            return policy.with_module(module), {"learner": learner.state()}
+
+        metrics: dict[str, float] = {"kept": float(len(kept)), "new": float(new), "pool": float(len(pool))}
+        if len(pool) or self.labelled:
+            first = partial.step if partial else 0
+            metrics |= fit(
+                learner,
+                self.config.steps,
+                lambda step: self._batch(pool, context, step),
+                self.config.micro_batch_size,
+                context,
+                progress,
+                first,
+            )
+        return Updated(policy.with_module(module), {"learner": learner.state(), "pool": pool.state()}, metrics)
+
+    def _kept_rows(self, policy: Policy, scored: Scored, context: Context) -> list[TokenRow]:
+        places = select(scored, self.config)
+        context.keep([scored.samples[place].id for place in places])
+        samples = [scored.samples[place] for place in places]
+        return sample_rows(policy, samples, [scored.problems[sample.group] for sample in samples])
+
+    def _batch(self, pool: Pool, context: Context, step: int) -> list[TokenRow]:
+        config = self.config
+        is_labelled, places = mixed_batch(
+            len(self.labelled), len(pool), config.labelled_share, config.batch_size, context.seed, context.round, step
+        )
+        pairs = zip(is_labelled.tolist(), places.tolist(), strict=True)
+        return [self.labelled[place] if labelled else pool[place] for labelled, place in pairs]
+
+
+def select(scored: Scored, config: RFTConfig) -> list[int]:
+    """Positions of the samples to keep: judged, passing (unless all are kept), distinct, at most so many a problem.
+
+    Masked samples never pass.
+    """
+    totals = scored.feedback.totals
+    places: list[int] = []
+    for _, members in scored.groups():
+        seen: set[tuple[int, ...] | str] = set()
+        for place in members:
+            sample = scored.samples[place]
+            passes = not np.isnan(totals[place]) and totals[place] >= config.threshold
+            key = sample.token_ids or sample.text
+            if (passes or config.keep == "all") and key not in seen and len(seen) < config.per_problem:
+                seen.add(key)
+                places.append(place)
+    return places
