@@ -32,7 +32,7 @@ app.add_typer(runs_app, name="runs")
 
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe.", metavar="RECIPE.yaml")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Changes, as update.optimizer.lr=1e-4.", metavar="[KEY=VALUE]...")
+    list[str] | None, typer.Argument(help="Changes, as update.optimizer.lr=1e-4.", metavar="KEY=VALUE")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="New folder for the run. Default: runs/NAME-OF-THE-RECIPE.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Takes the place of the recipe's seed.")]
@@ -73,13 +73,13 @@ def improve(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Run the loop: a model, prompts and feedback in; a better model and an honest report out.
+    r"""Run the loop: a model, prompts and feedback in; a better model and an honest report out.
 
     A recipe in five lines:
 
         model: ./my-model
-        data: {train: prompts.jsonl, reference_columns: [answer]}
-        rewards: [number]            # a rule, my_module.my_reward, or my_file.py:my_reward
+        data: {train: prompts.jsonl, reference_columns: \[answer]}
+        rewards: \[number]            # a rule, my_module.my_reward, or my_file.py:my_reward
         rounds: 4
         update: {method: rft, steps: 50}
     """
@@ -204,6 +204,12 @@ def _errors(resume: str | None = None) -> Iterator[None]:
     except LoopwiseError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = error.strerror or type(error).__name__
+        typer.secho(f"error: {error.filename}: {reason}. Check the path and its permissions.", fg="red", err=True)
+        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         hint = f" Nothing that was committed is lost; go on with: {resume}" if resume else ""
         typer.echo(f"interrupted.{hint}", err=True)

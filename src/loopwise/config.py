@@ -7,18 +7,37 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from loopwise.errors import ConfigError, nearest
+from loopwise.config_errors import explain, found
+from loopwise.errors import ConfigError
 
 
 class Block(BaseModel):
     """Base of every block of a recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML reads yes, no, on and off as flags, and pydantic would take those for 1 and 0.
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError("expected a number or text (put quotes around yes, no, on and off)")
+        return value
 
 
 class ModelConfig(Block):
@@ -34,14 +53,24 @@ class ModelConfig(Block):
         return self
 
 
+def _file_or_count(value: Any) -> Any:
+    counts = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value is not None and not isinstance(value, str) and not counts:
+        raise ValueError("expected a file of rows, or how many rows (at least 0)")
+    return value
+
+
+FileOrCount = Annotated[str | int | None, BeforeValidator(_file_or_count)]
+
+
 class DataConfig(Block):
     """Where problems come from: a row file or a built-in task."""
 
     train: str | None = Field(None, description="JSONL, JSON, CSV or Parquet file of rows")
     task: str | None = Field(None, description="built-in task, for example addition")
-    labelled: str | int | None = Field(None, description="rows with completions: a file, or how many of the task")
-    dev: str | int | None = Field(None, description="held-out rows the gate sees: a file or a number")
-    test: str | int | None = Field(None, description="held-out rows of the final report: a file or a number")
+    labelled: FileOrCount = Field(None, description="rows with completions: a file, or how many of the task")
+    dev: FileOrCount = Field(None, description="held-out rows the gate sees: a file or a number")
+    test: FileOrCount = Field(None, description="held-out rows of the final report: a file or a number")
     skills: tuple[str, ...] = Field((), description="row files of old skills that no round may lose")
     prompt_column: str = "prompt"
     completion_column: str = "completion"
@@ -71,7 +100,10 @@ class SamplingConfig(Block):
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Block):
@@ -80,7 +112,7 @@ class OptimizerConfig(Block):
     name: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(1e-5, gt=0)
     matrix_lr: float = Field(0.02, gt=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     weight_decay: float = Field(0.01, ge=0)
     momentum: float = Field(0.95, ge=0, lt=1)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -134,6 +166,7 @@ class RuntimeConfig(Block):
     device: str = "auto"
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="compute; master weights stay float32")
     threads: int | None = Field(None, ge=1, description="default: all cores; pinned for the whole run")
+    processes: int = Field(1, ge=1, description="runs at a time: above 1, the controls run beside the loop")
     checkpoint_steps: int = Field(50, ge=1, description="optimizer steps between mid-round checkpoints")
     keep_checkpoints: int = Field(2, ge=2)
     generate_batch: int = Field(256, ge=1, description="samples decoded together: one work unit")
@@ -198,17 +231,20 @@ def load_recipe(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) 
     """
     path = Path(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = _parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe. `loopwise improve --help` shows an example.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}).") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: not YAML ({getattr(error, 'problem', error)}). Mend the line.") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a folder, not a recipe. Name the YAML file in it.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text. Name a YAML file, saved as UTF-8.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}). Check its permissions.") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected keys such as model, data, rewards; found {type(content).__name__}.")
+        raise ConfigError(
+            f"{path}: expected keys such as model, data, rewards; found {found(content)}. "
+            "`loopwise improve --help` shows an example."
+        )
     for override in overrides:
         _override(content, override)
     return resolve_paths(parse_recipe(kind, content, str(path)), path.parent)
@@ -219,7 +255,10 @@ def parse_recipe(kind: type[R], content: Mapping[str, Any], place: str = "recipe
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(kind, place, detail) for detail in error.errors())) from None
+        other, command = (TuneRecipe, "tune") if kind is ImproveRecipe else (ImproveRecipe, "improve")
+        if _fits(other, content):
+            raise ConfigError(f"{place}: this is a recipe of `loopwise {command}`. Run that command on it.") from None
+        raise ConfigError(explain(kind, place, error)) from None
 
 
 def resolve_paths(recipe: R, folder: Path) -> R:
@@ -256,6 +295,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key that is no plain word", problem_mark=key_node.start_mark)
             if key_node.value in seen:
                 raise yaml.MarkedYAMLError(problem=f'key "{key_node.value}" twice', problem_mark=key_node.start_mark)
             seen.add(key_node.value)
@@ -269,55 +310,38 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _parse_yaml(text: str, place: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise ConfigError(f"{place}: nested too deeply. Write fewer brackets.") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-99-99
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise ConfigError(f"{place}{where}: not YAML ({reason}). Mend it, or put quotes around the text.") from None
+
+
 def _override(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f'"{override}": expected key=value, for example update.optimizer.lr=1e-4.')
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        raise ConfigError(f'"{override}": the value is not YAML. Quote it.') from None
     *parents, last = key.split(".")
+    if not equals or not all([*parents, last]):
+        raise ConfigError(f'"{override}": expected key=value, for example update.optimizer.lr=1e-4.')
+    value = _parse_yaml(text, f'"{override}"')
     block: Any = content
-    for parent in parents:
+    for depth, parent in enumerate(parents, start=1):
         if block.get(parent) is None:
             block[parent] = {}
         block = block[parent]
-        if isinstance(block, str) and parent == "model":
-            raise ConfigError(f'"{override}": model is given as a plain path; write it as "path:" under "model:".')
         if not isinstance(block, dict):
-            raise ConfigError(f'"{override}": "{parent}" is not a block of keys.')
+            whole = ".".join(parents[:depth])
+            raise ConfigError(f'"{override}": "{whole}" is not a block of keys in the recipe. Give it as {whole}=….')
     block[last] = value
 
 
-def _explain(kind: type[Block], place: str, detail: Any) -> str:
-    location = [str(part) for part in detail["loc"]]
-    key = ".".join(location)
-    if detail["type"] == "extra_forbidden":
-        known = _fields_at(kind, location[:-1])
-        return f'{place}: unknown key "{key}". {nearest(location[-1], known)}'
-    if detail["type"] == "missing":
-        return f'{place}: key "{key}" is missing. Add it.'
-    message = detail["msg"].removeprefix("Value error, ")
-    found = detail.get("input")
-    shown = "" if isinstance(found, dict | list) else f", found {found!r}"
-    return f'{place}: key "{key}": {message[0].lower()}{message[1:]}{shown}.'
-
-
-def _fields_at(kind: type[Block], location: list[str]) -> list[str]:
-    block: Any = kind
-    for name in location:
-        if name.isdigit():
-            continue
-        annotation = block.model_fields[name].annotation
-        found = _blocks(annotation)
-        if not found:
-            return []
-        block = found[0]
-    return list(block.model_fields)
-
-
-def _blocks(annotation: Any) -> list[type[Block]]:
-    if isinstance(annotation, type) and issubclass(annotation, Block):
-        return [annotation]
-    return [block for part in getattr(annotation, "__args__", ()) for block in _blocks(part)]
+def _fits(kind: type[Block], content: Mapping[str, Any]) -> bool:
+    try:
+        kind.model_validate(content)
+    except ValidationError:
+        return False
+    return True

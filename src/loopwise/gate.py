@@ -54,7 +54,7 @@ class Gate:
         best = accepted and (not self.enabled or bool(first["difference"] >= 0) or np.isnan(first["difference"]))
         return Decision(
             accepted=accepted,
-            reason=_reason(compared, losses, accepted, best),
+            reason=_reason(compared, losses, accepted, best, self.confidence),
             candidate=first["candidate"],
             incumbent=first["incumbent"],
             difference=first["difference"],
@@ -65,10 +65,13 @@ class Gate:
         )
 
 
-def _reason(compared: Mapping[str, Mapping[str, float]], losses: Sequence[str], accepted: bool, best: bool) -> str:
+def _reason(
+    compared: Mapping[str, Mapping[str, float]], losses: Sequence[str], accepted: bool, best: bool, confidence: float
+) -> str:
     def words(split: str) -> str:
         figures = compared[split]
-        return f"{split} {figures['difference']:+.4f} (upper 95% bound {figures['upper']:+.4f}, n={figures['n']:.0f})"
+        bound = f"upper {100 * confidence:g}% bound {figures['upper']:+.4f}"
+        return f"{split} {figures['difference']:+.4f} ({bound}, n={figures['n']:.0f})"
 
     if losses and not accepted:
         return "rolled back, loss shown: " + "; ".join(map(words, losses))

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loopwise.config import ImproveRecipe, TuneRecipe, parse_recipe
-from loopwise.errors import ResumeError
+from loopwise.errors import ConfigError, ResumeError
 from loopwise.results import Result
 from loopwise.runs.journal import Journal
 from loopwise.session import Observer
@@ -26,7 +26,12 @@ DEPTH = 3
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """Every run below ``folder``, to a depth of three folders."""
+    """Every run below ``folder``, to a depth of three folders; a journal that cannot be read is listed as unreadable.
+
+    Raises ResumeError where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ResumeError(f"{folder}: no such folder. Name one that holds runs.")
     journals = sorted({path for depth in range(DEPTH + 1) for path in folder.glob("*/" * depth + JOURNAL)})
     return [entry for path in journals for entry in _entries(path)]
 
@@ -49,8 +54,10 @@ def show_run(out: Path) -> dict[str, Any]:
 
 def resume_run(out: Path, observer: Observer) -> Result:
     """Go on with the run in a folder, with the configuration its journal holds."""
-    with closing(_open(out)) as journal:
+    with closing(_open(out, read_only=False)) as journal:
         known = {run.run_id: run.config for run in journal.runs()}
+    if not known:
+        raise ResumeError(f"{out}: its run was stopped before it began. Remove the folder and start it again.")
     if DEMO in known:
         config = known[DEMO]
         return demo(out, **config, resume=True, observer=observer)
@@ -67,9 +74,8 @@ def run_table(entries: Sequence[Mapping[str, Any]]) -> Table:
     for entry in entries:
         dev = f"{entry['dev']:.3f}" if entry["dev"] is not None else "–"
         rounds = f"{entry['rounds']}" + (f"/{entry['of']}" if entry["of"] else "")
-        table.add_row(
-            entry["folder"], entry["run"], entry["status"], rounds, dev, entry["started"][:16].replace("T", " ")
-        )
+        started = entry["started"][:16].replace("T", " ") if entry["started"] else "–"
+        table.add_row(entry["folder"], entry["run"] or "–", entry["status"], rounds, dev, started)
     return table
 
 
@@ -92,6 +98,14 @@ def show_tables(runs: Mapping[str, Any]) -> Iterator[Table | Text]:
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield from _read_entries(path)
+    except ConfigError:
+        empty = {"run": None, "status": "unreadable", "rounds": 0, "of": None, "dev": None, "started": None}
+        yield {"folder": str(path.parent), **empty}
+
+
+def _read_entries(path: Path) -> Iterator[dict[str, Any]]:
     with closing(Journal.open(path, read_only=True)) as journal:
         for run in journal.runs():
             rounds = [row for row in journal.rounds(run.run_id) if row.round > 0]
@@ -106,7 +120,7 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
             }
 
 
-def _open(out: Path) -> Journal:
+def _open(out: Path, *, read_only: bool = True) -> Journal:
     if not (out / JOURNAL).is_file():
         raise ResumeError(f"{out}: no run here, there is no {JOURNAL}. `loopwise runs list` shows where runs are.")
-    return Journal.open(out / JOURNAL, read_only=True)
+    return Journal.open(out / JOURNAL, read_only=read_only)

@@ -17,7 +17,8 @@ class Position:
     """Where a run stands after ``round`` rounds: all that a checkpoint restores.
 
     The next round starts from ``policy`` and ``state``; ``incumbent`` is the best accepted policy so far, what a
-    rollback returns to and what the run results in. ``partial`` is a round that was interrupted.
+    rollback returns to and what the run results in. ``partial`` is a round that was interrupted, and ``booked`` names the
+    costs of that round that ``budget`` holds already.
     """
 
     policy: Any
@@ -28,6 +29,7 @@ class Position:
     round: int = 0
     budget: Budget = Budget()
     partial: Partial | None = None
+    booked: tuple[str, ...] = ()
 
     @staticmethod
     def start(policy: Any) -> Position:
@@ -81,7 +83,7 @@ def run(position: Position, steps: Steps, rounds: int) -> Position:
 def advance(position: Position, updated: Updated, decision: Decision, budget: Budget) -> Position:
     """The position after a decided round. A rollback takes back policy and state, never round number or budget."""
     number = position.round + 1
-    after = replace(position, round=number, budget=budget, partial=None)
+    after = replace(position, round=number, budget=budget, partial=None, booked=())
     if not decision.accepted:
         return replace(after, policy=position.incumbent, state=position.incumbent_state)
     after = replace(after, policy=updated.candidate, state=updated.state)

@@ -46,16 +46,21 @@ def summarise(
     }
 
 
+def write_policy(policy: Policy, folder: Path) -> None:
+    """Write a policy as a Hugging Face folder, whole or not at all, in the place of one that is there."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_policy(policy, temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+
+
 def export(workspace: Workspace, run_id: str, policy: Policy, summary: Mapping[str, Any]) -> None:
     """Write model folder, ``metrics.jsonl``, ``samples.parquet``, ``summary.json`` and ``report.html``."""
     out = workspace.out
-    temporary = out / ".model.tmp"
 
     def write() -> None:
-        shutil.rmtree(temporary, ignore_errors=True)
-        save_policy(policy, temporary)
-        shutil.rmtree(out / "model", ignore_errors=True)
-        temporary.replace(out / "model")
+        write_policy(policy, out / "model")
         workspace.journal.export_metrics(run_id, out / "metrics.jsonl")
         workspace.journal.export_samples(run_id, out / "samples.parquet")
         write_json(out / "summary.json", summary)

@@ -32,6 +32,7 @@ class Roller:
     """Makes the rollouts of a run. ``unit`` is the number of samples decoded together (whole groups).
 
     ``report`` judges are asked too, on held-out phases only, and written down apart: reported, never decisive.
+    ``book(round, key, budget)`` is told what each unit costs, also when it is re-read: it must book a key only once.
     ``store`` wraps each journal transaction (it waits for room on a full disk).
     """
 
@@ -41,14 +42,14 @@ class Roller:
     feedback: FeedbackSource
     journal: Journal
     unit: int
-    spend: Callable[[Budget], None]
+    book: Callable[[int, str, Budget], None]
     store: Callable[[Callable[[], None]], None]
     on_progress: Callable[[str, int, int], None]
     report: FeedbackSource | None = None
 
-    def at(self, round: int, phase: str, sampling: Sampling, *, booked: bool = False) -> Rollout:
-        """The rollout function of a phase of a round. ``booked``: what is re-read was booked before a resume."""
-        return Rollout(self, round, phase, sampling, booked)
+    def at(self, round: int, phase: str, sampling: Sampling) -> Rollout:
+        """The rollout function of a phase of a round."""
+        return Rollout(self, round, phase, sampling)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ class Rollout:
     round: int
     phase: str
     sampling: Sampling
-    booked: bool
 
     def __call__(self, policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
         return asyncio.run(self._roll(policy, problems, k, step))
@@ -109,8 +109,7 @@ class Rollout:
         samples = [
             drawn.get(request.sample_id) or replace(known[request.sample_id], group=request.group) for request in unit
         ]
-        paid = list(drawn.values()) if self.booked else samples
-        roller.spend(_cost(policy, paid))
+        roller.book(place.round, f"drawn {samples[0].id}", _cost(policy, samples))
         return samples
 
     async def _judge(self, place: Place, problems: list[Problem], samples: list[Sample]) -> Feedback:
@@ -124,12 +123,11 @@ class Rollout:
         self, source: FeedbackSource, kind: str, place: Place, problems: list[Problem], samples: list[Sample]
     ) -> Feedback:
         journal = self.roller.journal
-        known = journal.feedback_at(place, samples, kind)
-        if known is not None:
-            return known
-        feedback = await source.judge(problems, samples)
-        self.roller.store(lambda: journal.add_feedback(place, samples, feedback, kind))
-        self.roller.spend(Budget(judge_calls=len(samples)))
+        feedback = journal.feedback_at(place, samples, kind)
+        if feedback is None:
+            judged = feedback = await source.judge(problems, samples)
+            self.roller.store(lambda: journal.add_feedback(place, samples, judged, kind))
+        self.roller.book(place.round, f"{kind} {samples[0].id}", Budget(judge_calls=len(samples)))
         return feedback
 
 

@@ -64,15 +64,34 @@ class Observer:
 
 @dataclass
 class Meter:
-    """Adds up what a run spends, wall seconds included."""
+    """Adds up what a run spends, wall seconds included.
+
+    Rollouts are booked by key, once, in the round they belong to: what is re-read after a resume, or of a round that is
+    committed, costs nothing again.
+    """
 
     total: Budget = Budget()
+    booked: set[str] = field(default_factory=set)
+    open_round: int = 0
     _since: float = field(default_factory=time.monotonic)
 
+    def resume(self, position: Position) -> None:
+        """Go on from where a run stands. The base's evaluation belongs to the first round."""
+        self.total, self.booked = position.budget, set(position.booked)
+        self.open_round = position.round + 1 if position.round else 0
+
+    def book(self, number: int, key: str, budget: Budget) -> None:
+        """Spend a rollout's cost unless it is booked."""
+        if number >= self.open_round and key not in self.booked:
+            self.booked.add(key)
+            self.spend(budget)
+
     def spend(self, budget: Budget) -> None:
+        """Spend at once."""
         self.total = self.total + budget
 
     def spent(self) -> Budget:
+        """All that was spent up to now."""
         now = time.monotonic()
         self.spend(Budget(seconds=now - self._since))
         self._since = now
@@ -113,7 +132,7 @@ class Session:
             report=parts.report,
             journal=files.journal,
             unit=recipe.runtime.generate_batch,
-            spend=self.meter.spend,
+            book=self.meter.book,
             store=files.workspace.store,
             on_progress=observer.progress,
         )
@@ -126,7 +145,7 @@ class Session:
         if position is None:
             position = Position.start(base)
             self.files.commit_round(position, {}, None, ())
-        self.meter.total = position.budget
+        self.meter.resume(position)
         self.observer.run_started(self.files.run_id, recipe.rounds, position.round)
         gate = self._gate()
         self._round_started = time.monotonic()
@@ -137,7 +156,7 @@ class Session:
         steps = Steps(
             draw=self._draw,
             update=self.parts.update,
-            rollout=lambda number: self._rollout(number, position if number == position.round + 1 else None),
+            rollout=self._rollout,
             context=self._context,
             gate=lambda number, candidate, at: gate.decide(number, candidate, at.incumbent, at.incumbent_round),
             spent=self.meter.spent,
@@ -186,9 +205,8 @@ class Session:
         recipe = self.parts.recipe
         return self.parts.streams.draw(number, recipe.problems) if isinstance(recipe, ImproveRecipe) else ()
 
-    def _rollout(self, number: int, resumed: Position | None) -> Rollout:
-        booked = resumed is not None and resumed.partial is not None
-        rollout = self.roller.at(number, "train", sampling_of(self.parts.recipe), booked=booked)
+    def _rollout(self, number: int) -> Rollout:
+        rollout = self.roller.at(number, "train", sampling_of(self.parts.recipe))
 
         def roll(policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
             scored = rollout(policy, problems, k, step=step)
@@ -209,7 +227,8 @@ class Session:
             # After the last step too: what was learned is safe before anything is evaluated.
             if step % every == 0 or step == total:
                 partial = Partial(step, *progress())
-                self.files.commit_progress(replace(position, partial=partial, budget=self.meter.spent()))
+                booked = tuple(sorted(self.meter.booked))
+                self.files.commit_progress(replace(position, partial=partial, budget=self.meter.spent(), booked=booked))
 
         return Context(
             run_id=self.files.run_id,
@@ -227,6 +246,7 @@ class Session:
         self._watch(position.round, updated.candidate)
         summary = self._summary(position, updated, decision)
         self.files.commit_round(position, summary, decision, self._kept)
+        self.meter.resume(position)
         self.observer.round_finished(self.files.run_id, summary)
 
     def _summary(self, position: Position, updated: Updated, decision: Decision) -> dict[str, Any]:

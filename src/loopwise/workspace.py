@@ -122,6 +122,7 @@ class RunFiles:
             "round": position.round,
             "incumbent_round": position.incumbent_round,
             "budget": asdict(position.budget),
+            "booked": list(position.booked),
             "policies": {role: policy.id for role, policy in policies.items()},
             "state": position.state,
             "one_state": position.incumbent_state is position.state,
@@ -166,6 +167,7 @@ class RunFiles:
             incumbent_round=tree["incumbent_round"],
             round=tree["round"],
             budget=Budget(**tree["budget"]),
+            booked=tuple(tree["booked"]),
             partial=Partial(partial["step"], roles["partial"], partial["state"]) if partial else None,
         )
 

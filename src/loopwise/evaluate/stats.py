@@ -19,6 +19,9 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
     The unbiased estimator of Chen et al. 2021, "Evaluating Large Language Models Trained on Code", eq. 1:
     1 - C(n-c, k) / C(n, k), as a product. Raises ValueError unless 1 <= k <= n and 0 <= c <= n.
+
+    >>> round(pass_at_k(n=8, c=2, k=4), 4)
+    0.7857
     """
     if not (1 <= k <= n and 0 <= c <= n):
         raise ValueError(f"pass@{k} of {c} correct among {n} samples: expected 1 <= k <= n and 0 <= c <= n.")
@@ -28,7 +31,12 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion; (0, 1) where nothing was tried. Raises ValueError on bad counts."""
+    """Wilson's score interval of a proportion; (0, 1) where nothing was tried. Raises ValueError on bad counts.
+
+    >>> low, high = wilson(successes=986, n=1000)
+    >>> round(low, 3), round(high, 3)
+    (0.977, 0.992)
+    """
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}: expected 0 <= successes <= n.")
     if n == 0:

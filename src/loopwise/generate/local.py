@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from loopwise.errors import ModelError
 from loopwise.generate.sampling import choose
 from loopwise.models.logps import last_logits
 from loopwise.models.policy import Policy
@@ -38,8 +39,11 @@ class LocalGenerator:
     async def generate(self, policy: Policy, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
         """One sample per request, in order. All requests are decoded as one batch: a work unit.
 
-        Raises PromptTooLongError when a prompt and ``max_tokens`` exceed the context.
+        Raises PromptTooLongError when a prompt and ``max_tokens`` exceed the context, ModelError for a policy without
+        weights.
         """
+        if policy.weights is None:
+            raise ModelError("this policy has no weights to generate with. Name a model, or give its own generator.")
         problems = list({request.group: request.problem for request in requests}.values())
         places = {group: place for place, group in enumerate(dict.fromkeys(request.group for request in requests))}
         check_fits(policy, problems, sampling.max_tokens, "generation")
@@ -140,6 +144,8 @@ class _Watch:
             return False
         text = decode(self.policy, [row.tokens])[0]
         cuts = [text.find(stop) for stop in self.stop if stop in text]
+        if not cuts:  # a tokenizer that writes its first token differently, as WordPiece does
+            return False
         row.finish_reason, row.text = "stop", text[: min(cuts)]
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,28 +15,46 @@ from loopwise.models.policy import Policy, Weights
 from loopwise.runtime import Runtime
 from loopwise.types import PromptState
 
+SHORT_CONTEXT = 64
 PROMPT_STATE_FILE = "prompt_state.json"
 
 
 def load_policy(path: str | Path, runtime: Runtime) -> Policy:
     """Load a causal language model folder (or hub name) with float32 master weights.
 
+    A folder that holds a prompt state alone gives a policy without weights, as ``save_policy`` left it.
     Raises ModelError naming what the folder lacks, VocabularyError when tokenizer and model do not fit.
     """
     folder = Path(path)
+    if (folder / PROMPT_STATE_FILE).is_file() and not (folder / "config.json").exists():
+        return Policy(prompt_state=_read_prompt_state(folder))
     if folder.is_dir():
         _check_folder(folder)
     elif folder.is_absolute() or str(path).startswith((".", "~")) or folder.exists():
         raise ModelError(f"{path}: no such model folder. Name a folder with config.json, weights and tokenizer.")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    remote = "" if folder.is_dir() else "no such folder here, so taken for a hub name; "
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     calm_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
-        module = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32, use_safetensors=True)
+        config = AutoConfig.from_pretrained(str(path))
+        module, report = AutoModelForCausalLM.from_pretrained(
+            str(path),
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation=attention_for(config, runtime),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     except Exception as error:  # transformers raises a dozen kinds here, all of them about this folder
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{path}: not loadable as a causal language model ({first}).") from error
+        first = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise ModelError(
+            f"{path}: {remote}not loadable as a causal language model ({first}). "
+            "Check the name, or save the model again."
+        ) from error
+    _check_complete(report, str(path))
     policy = Policy(Weights.of(module.to(runtime.torch_device)), tokenizer, _read_prompt_state(folder))
     _check_vocabulary(policy, str(path))
     return policy
@@ -52,10 +71,19 @@ def save_policy(policy: Policy, folder: Path) -> None:
         policy.weights.module.save_pretrained(folder)  # type: ignore[operator]  # a transformers module
     if policy.tokenizer is not None:
         policy.tokenizer.save_pretrained(folder)
-    if policy.prompt_state != PromptState():
+    if policy.prompt_state != PromptState() or policy.weights is None:
         note = "Part of the policy, ignored by plain from_pretrained loading: apply it to prompts yourself."
         content = {"note": note, **asdict(policy.prompt_state)}
         (folder / PROMPT_STATE_FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def attention_for(config: Any, runtime: Runtime) -> str | None:
+    """Plain attention where a processor meets a context too short for the fused kernel to pay (a tenth of a training
+    step at 13 tokens); transformers' own choice elsewhere. A function of model and machine alone, so that a resumed
+    run computes as it did before.
+    """
+    length = getattr(config, "max_position_embeddings", None)
+    return "eager" if runtime.device == "cpu" and isinstance(length, int) and length <= SHORT_CONTEXT else None
 
 
 def calm_transformers() -> None:
@@ -70,9 +98,15 @@ def _read_prompt_state(folder: Path) -> PromptState:
     file = folder / PROMPT_STATE_FILE
     if not file.is_file():
         return PromptState()
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    examples = tuple((prompt, completion) for prompt, completion in content["examples"])
-    return PromptState(content["system"], examples, tuple(content["memory"]))
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        examples = tuple((prompt, completion) for prompt, completion in content["examples"])
+        return PromptState(content["system"], examples, tuple(content["memory"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f'{file}: expected the keys "system", "examples" and "memory" as loopwise writes them ({error}). '
+            "Mend the file or remove it."
+        ) from None
 
 
 def _check_folder(folder: Path) -> None:
@@ -88,6 +122,18 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"{folder}: no weights (*.safetensors). {mend}")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
         raise ModelError(f"{folder}: no tokenizer (tokenizer.json). Save it there with tokenizer.save_pretrained.")
+
+
+def _check_complete(report: Mapping[str, Any], place: str) -> None:
+    """Refuse weights that transformers would fill up with random numbers."""
+    shapes = [name for name, *_ in report["mismatched_keys"]]
+    names = sorted([*report["missing_keys"], *shapes])
+    if names:
+        fault = "another shape than config.json says" if shapes else "no weights"
+        raise ModelError(
+            f"{place}: {fault} for {len(names)} tensors, for example {names[0]}. "
+            "Use the config.json that this model was saved with, or a model with a language-model head."
+        )
 
 
 def _check_vocabulary(policy: Policy, place: str) -> None:

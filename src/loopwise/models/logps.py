@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -40,34 +41,32 @@ def token_logps(
     output layer. ``log_softmax(logits / temperature)`` is taken in fp32, untruncated.
     """
     device = next(model.parameters()).device
-    count = len(rows)
-    prompt_lengths = [len(row.prompt_ids) for row in rows]
+    prompt_lengths = np.array([len(row.prompt_ids) for row in rows])
     # Nothing is predicted from a row's last token, so it is not read.
     length = max(row.total_tokens for row in rows) - 1
     width = max(len(row.token_ids) for row in rows)
-    input_ids = torch.zeros(count, length, dtype=torch.long)
-    targets = torch.zeros(count, width, dtype=torch.long)
-    mask = torch.zeros(count, width)
+    read = np.zeros((len(rows), length), dtype=np.int64)
+    predicted = np.zeros((len(rows), width), dtype=np.int64)
+    counted = np.zeros((len(rows), width), dtype=np.float32)
     for place, row in enumerate(rows):
-        input_ids[place, : row.total_tokens - 1] = torch.tensor([*row.prompt_ids, *row.token_ids][:-1])
-        targets[place, : len(row.token_ids)] = torch.tensor(row.token_ids, dtype=torch.long)
-        mask[place, : len(row.token_ids)] = torch.tensor(
-            row.loss_mask if row.loss_mask is not None else [1] * len(row.token_ids), dtype=torch.float32
-        )
+        ids = (*row.prompt_ids, *row.token_ids)
+        read[place, : len(ids) - 1] = ids[:-1]
+        predicted[place, : len(row.token_ids)] = row.token_ids
+        counted[place, : len(row.token_ids)] = 1.0 if row.loss_mask is None else row.loss_mask
+    input_ids, targets, mask = (torch.from_numpy(array).to(device) for array in (read, predicted, counted))
     # The position before a completion's first token predicts it: keep everything from the shortest prompt's end.
-    kept = length - min(prompt_lengths) + 1
-    logits = model(input_ids=input_ids.to(device), use_cache=False, **last_logits(model, kept)).logits
+    kept = length - int(prompt_lengths.min()) + 1
+    logits = model(input_ids=input_ids, use_cache=False, **last_logits(model, kept)).logits
     offset = length - logits.shape[1]
-    starts = torch.tensor(prompt_lengths)[:, None] - 1 - offset
-    positions = (starts + torch.arange(width)[None]).clamp(max=logits.shape[1] - 1).to(device)
-    if int(starts.min()) == int(starts.max()):
-        chosen = logits[:, int(starts[0]) : int(starts[0]) + width]
+    starts = prompt_lengths - 1 - offset
+    if starts.min() == starts.max():
+        chosen = logits[:, starts[0] : starts[0] + width]
     else:
-        chosen = logits.gather(1, positions[..., None].expand(-1, -1, logits.shape[-1]))
+        positions = np.minimum(starts[:, None] + np.arange(width), logits.shape[1] - 1)
+        chosen = logits[torch.arange(len(rows), device=device)[:, None], torch.from_numpy(positions).to(device)]
     chosen = chosen.float()
     if temperature != 1.0:
         chosen = chosen / temperature
-    targets, mask = targets.to(device), mask.to(device)
     logps = -F.cross_entropy(chosen.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     return logps * (mask != 0), mask
 

@@ -104,7 +104,10 @@ class Policy:
 def _tokenizer_hash(tokenizer: Any) -> str:
     if tokenizer not in _TOKENIZER_HASHES:
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        text = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
-        content = text + (tokenizer.chat_template or "")
-        _TOKENIZER_HASHES[tokenizer] = hashlib.sha256(content.encode()).hexdigest()
+        content = (
+            json.loads(backend.to_str()) if backend is not None else {"vocab": sorted(tokenizer.get_vocab().items())}
+        )
+        # Padding and truncation are switches that the last call left behind, not content.
+        content |= {"padding": None, "truncation": None, "chat_template": tokenizer.chat_template}
+        _TOKENIZER_HASHES[tokenizer] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return _TOKENIZER_HASHES[tokenizer]

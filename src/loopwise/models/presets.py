@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from loopwise.errors import ConfigError, nearest
-from loopwise.models.folders import calm_transformers
+from loopwise.models.folders import attention_for, calm_transformers
 from loopwise.models.policy import Policy, Weights
 from loopwise.runtime import Runtime, seed_key
 
@@ -57,7 +57,8 @@ def _demo(runtime: Runtime) -> Policy:
         eos_token_id=1,
         pad_token_id=0,
     )
-    return Policy(Weights.of(GPT2LMHeadModel(config).to(runtime.torch_device)), tokenizer)
+    module = GPT2LMHeadModel._from_config(config, attn_implementation=attention_for(config, runtime))
+    return Policy(Weights.of(module.to(runtime.torch_device)), tokenizer)
 
 
 PRESETS = {"demo": _demo}

@@ -9,6 +9,9 @@ def render(problem: Problem, state: PromptState) -> Prompt:
     """The prompt a policy sees: text for a text problem, messages for a chat problem.
 
     System prompt, remembered lessons and worked examples come first; an empty state leaves the prompt as it is.
+
+    >>> render(Problem("1", "2+2="), PromptState(system="Add.", examples=(("1+1=", "2"),)))
+    'Add.\\n\\n1+1=2\\n2+2='
     """
     head = "\n".join(part for part in (state.system, *(f"- {lesson}" for lesson in state.memory)) if part)
     if isinstance(problem.prompt, str):

@@ -14,14 +14,14 @@ def encode_prompts(policy: Policy, problems: Sequence[Problem]) -> list[list[int
     """Token ids of each rendered prompt, with the tokenizer's opening token and chat template where it has them."""
     prompts = [render(problem, policy.prompt_state) for problem in problems]
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    ends = set(policy.end_ids)
+    closing = set(policy.end_ids) & set(policy.tokenizer.all_special_ids)
     encoded = iter(policy.tokenizer(texts, add_special_tokens=True)["input_ids"] if texts else ())
     rows: list[list[int]] = []
     for problem, prompt in zip(problems, prompts, strict=True):
         if isinstance(prompt, str):
             ids = list(next(encoded))
             # Some tokenizers close every text with end-of-text, after which nothing would be generated.
-            while ids and ids[-1] in ends and ids[-1] != policy.tokenizer.bos_token_id:
+            while ids and ids[-1] in closing and ids[-1] != policy.tokenizer.bos_token_id:
                 ids.pop()
         else:
             if not policy.tokenizer.chat_template:
@@ -65,5 +65,6 @@ def check_fits(policy: Policy, problems: Sequence[Problem], extra_tokens: int, p
         raise PromptTooLongError(
             f"{place}: {too_long} of {len(lengths)} prompts do not fit: problem {problems[longest].id} has "
             f"{lengths[longest]} tokens, with {extra_tokens} for the completion that is over the model's context of "
-            f"{limit}. Lower sampling.max_tokens, shorten the prompts, or take a model with a longer context."
+            f"{limit}. It begins {str(problems[longest].prompt)[:40]!r}. Lower sampling.max_tokens, shorten the prompts, "
+            "or take a model with a longer context."
         )

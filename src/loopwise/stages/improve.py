@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,18 @@ from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import check_fits
-from loopwise.results import Result, export, summarise
+from loopwise.results import Result, export, summarise, write_policy
 from loopwise.runtime import Runtime, make_runtime, seed_key
 from loopwise.session import Observer, Parts, Session, Stages, recorded_threads, sampling_of, start_policy
+from loopwise.stages.controls import SideRuns, control_recipe, run_id, stage_name
 from loopwise.tasks.streams import Streams, open_streams
 from loopwise.types import Feedback, FeedbackSource, Generator, Request, Sample, Update
 from loopwise.update.rft import RFT
 from loopwise.update.rows import labelled_rows
-from loopwise.workspace import Workspace, open_workspace
+from loopwise.workspace import RunFiles, Workspace, open_workspace
 
 RUN_ID = "improve"
-CONTROL_KEEPS = {"labelled": "none", "unfiltered": "all", "gold": "gold"}
+BASE = "base"
 TRIAL_PROBLEMS = 3
 
 
@@ -46,6 +47,7 @@ class Prepared:
     report: FeedbackSource | None
     trial: tuple[Sample, ...]
     trial_feedback: Feedback
+    own_parts: bool
 
 
 def improve(
@@ -90,13 +92,26 @@ def improve(
 
 
 def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tuple[Stages, Position]:
-    """The loop and then its controls, in an open workspace: figures of every stage, and where the loop ended."""
-    session, position = _run(prepared, workspace, RUN_ID, observer)
-    stages: Stages = {"base": session.stage(prepared.base, 0, "base")}
-    for name in prepared.recipe.controls:
-        control, after = _run(_control(prepared, name), workspace, f"control-{name}", observer)
-        stage = "control" if name == "labelled" else f"control_{name}"
-        stages[stage] = control.stage(after.incumbent, after.incumbent_round, stage)
+    """The loop and its controls in an open workspace: figures of every stage, and where the loop ended.
+
+    With ``runtime.processes`` above 1 the controls run beside the loop, unless parts of it were replaced from Python.
+    """
+    recipe = prepared.recipe
+    _save_base(workspace, prepared)
+    _enter(prepared, workspace, RUN_ID)
+    beside = recipe.runtime.processes - 1 if prepared.own_parts else 0
+    stages: Stages = {}
+    with SideRuns(workspace.out, max(1, beside)) as side:
+        if beside:
+            side.start(recipe.controls)
+        session, position = run_prepared(prepared, workspace, RUN_ID, observer)
+        stages["base"] = session.stage(prepared.base, 0, "base")
+        for name in recipe.controls:
+            if beside:
+                stages[stage_name(name)] = side.finish(name, observer)
+            else:
+                other, after = run_prepared(control(prepared, name), workspace, run_id(name), observer)
+                stages[stage_name(name)] = other.stage(after.incumbent, after.incumbent_round, stage_name(name))
     stages["improved"] = session.stage(position.incumbent, position.incumbent_round, "improved")
     return stages, position
 
@@ -129,6 +144,7 @@ def prepare(
     report = None
     if recipe.report_rewards:
         report = stack.enter_context(load_feedback(recipe.report_rewards, reference_columns=columns, label_free=False))
+    own_parts = rewards is None and update is None and generator is None
     base = policy or start_policy(recipe.model, runtime)
     generator = generator or LocalGenerator(runtime)
     if update is None:
@@ -141,7 +157,7 @@ def prepare(
     judged = Feedback.empty(0)
     if trial:
         samples, judged = _try_rewards(recipe, streams, base, generator, feedback)
-    return Prepared(recipe, runtime, streams, base, update, generator, feedback, report, samples, judged)
+    return Prepared(recipe, runtime, streams, base, update, generator, feedback, report, samples, judged, own_parts)
 
 
 def _check_promises(recipe: ImproveRecipe) -> None:
@@ -176,8 +192,10 @@ def _try_rewards(
     return tuple(samples), asyncio.run(feedback.check(problems, samples))
 
 
-def _run(prepared: Prepared, workspace: Workspace, run_id: str, observer: Observer) -> tuple[Session, Position]:
+def run_prepared(prepared: Prepared, workspace: Workspace, name: str, observer: Observer) -> tuple[Session, Position]:
+    """Run (or go on with) one run of the journal to its end."""
     recipe = prepared.recipe
+    files = _enter(prepared, workspace, name)
     parts = Parts(
         recipe,
         prepared.streams,
@@ -187,19 +205,27 @@ def _run(prepared: Prepared, workspace: Workspace, run_id: str, observer: Observ
         prepared.feedback,
         prepared.report,
     )
-    files = workspace.run(run_id, recipe.runtime.keep_checkpoints)
-    fingerprint = {**prepared.streams.fingerprint, "model": prepared.base.id}
-    files.enter("improve", recipe, fingerprint, prepared.runtime)
     session = Session(parts, files, observer)
     position = session.run(prepared.base)
-    workspace.store(lambda: workspace.journal.set_status(run_id, "finished"))
+    workspace.store(lambda: workspace.journal.set_status(name, "finished"))
     return session, position
 
 
-def _control(prepared: Prepared, control: str) -> Prepared:
-    """The same start, steps and gate, learning from something else than its own verified samples."""
-    recipe = prepared.recipe
-    changed = recipe.update.model_copy(update={"keep": CONTROL_KEEPS[control]})
-    recipe = recipe.model_copy(update={"update": changed, "controls": ()})
-    update = _update(recipe, prepared.streams, prepared.base)
-    return Prepared(**{**vars(prepared), "recipe": recipe, "update": update})
+def control(prepared: Prepared, name: str) -> Prepared:
+    """What a control is made of: all the same but what it learns from."""
+    recipe = control_recipe(prepared.recipe, name)
+    return replace(prepared, recipe=recipe, update=_update(recipe, prepared.streams, prepared.base))
+
+
+def _enter(prepared: Prepared, workspace: Workspace, name: str) -> RunFiles:
+    files = workspace.run(name, prepared.recipe.runtime.keep_checkpoints)
+    fingerprint = {**prepared.streams.fingerprint, "model": prepared.base.id}
+    files.enter("improve", prepared.recipe, fingerprint, prepared.runtime)
+    return files
+
+
+def _save_base(workspace: Workspace, prepared: Prepared) -> None:
+    """Keep the base beside the result: to compare with, and for controls in processes of their own."""
+    folder = workspace.out / BASE
+    if prepared.base.weights is not None and not folder.exists():
+        workspace.store(lambda: write_policy(prepared.base, folder))

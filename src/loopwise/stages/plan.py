@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -84,7 +85,8 @@ def _trial(prepared: improve.Prepared) -> Iterator[tuple[str, str]]:
     problems = list(prepared.streams.draw(1, improve.TRIAL_PROBLEMS))[: improve.TRIAL_PROBLEMS]
     totals = prepared.trial_feedback.totals
     for problem, sample, total in zip(problems, prepared.trial, totals.tolist(), strict=True):
-        yield f"{str(problem.prompt)[-40:]!r}", f"{sample.text[:60]!r} -> {total:g}"
+        verdict = "could not be judged" if math.isnan(total) else f"{total:g}"
+        yield f"{str(problem.prompt)[-40:]!r}", f"{sample.text[:60]!r} -> {verdict}"
 
 
 def _memory(recipe: ImproveRecipe | TuneRecipe, base: Policy, streams: Streams) -> float:

@@ -12,13 +12,15 @@ from loopwise.config import DataConfig
 from loopwise.data.formats import fingerprint
 from loopwise.data.rows import labelled_from_rows, problems_from_rows
 from loopwise.data.streams import check_disjoint, draw, problem_key, split
-from loopwise.errors import ConfigError, nearest
+from loopwise.errors import ConfigError, DataError, nearest
 from loopwise.runtime import seed_key
 from loopwise.tasks.addition import addition
 from loopwise.types import Problem
 
 WATCHED = 4
 HELD_OUT_AT_MOST = 1000
+MOST_MISSES = 10_000
+"""Known problems in a row after which a task counts as exhausted."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Streams:
 
     def completion(self, problem: Problem) -> str:
         """The completion to learn of a labelled problem, or the gold answer of one that has it."""
+        if problem.columns.get(self.completion_column) is None:
+            raise DataError(
+                f'problem {str(problem.prompt)[:60]!r}, column "{self.completion_column}": no completion to learn or '
+                "compare with. Add it, or name another column with data.completion_column."
+            )
         value = problem.columns[self.completion_column]
         if isinstance(value, str):
             return value
@@ -76,7 +83,7 @@ def open_streams(data: DataConfig, seed: int, *, supervised: bool) -> Streams:
             "data.labelled: this task needs the number of labelled problems to learn from, for example 250."
         )
     held_out = {name: problems for name, problems in streams.held_out.items() if not name.startswith("skill:")}
-    check_disjoint(streams.labelled, held_out)
+    check_disjoint((), {"labelled": streams.labelled, **held_out})
     return streams
 
 
@@ -114,17 +121,20 @@ def _generate(task: Task, name: str, stream: str, seed: int, count: int, exclude
     generator = np.random.Generator(np.random.Philox(key=seed_key("task", name, stream, seed)))
     problems: list[Problem] = []
     seen = set(exclude)
-    for _ in range(1000 * count + 1000):
-        if len(problems) == count:
-            return problems
+    misses = 0
+    while len(problems) < count:
         problem = task.generate(generator)
         key = problem_key(problem)
-        if key not in seen:
+        misses = misses + 1 if key in seen else 0
+        if misses > MOST_MISSES:
+            raise ConfigError(
+                f"task {name}: it has too few distinct problems: stream {stream} needs {count:,}, and after "
+                f"{len(problems):,} no new one came up. Ask for fewer (data.dev, data.test, data.labelled, problems)."
+            )
+        if not misses:
             seen.add(key)
             problems.append(problem)
-    if len(problems) == count:
-        return problems
-    raise ConfigError(f"task {name}: it has too few distinct problems for {count} more in stream {stream}.")
+    return problems
 
 
 def _file_streams(data: DataConfig, seed: int, supervised: bool) -> Streams:
@@ -140,19 +150,23 @@ def _file_streams(data: DataConfig, seed: int, supervised: bool) -> Streams:
             files[name] = source
         else:
             sizes[name] = min(HELD_OUT_AT_MOST, len(train) // 10) if source is None else source
+    _check_sizes(data.train, len(train), sizes)
     if any(sizes.values()):
         parts = split(train, {**sizes, "train": len(train) - sum(sizes.values())}, seed)
         train = parts["train"]
     held_out |= {name: parts[name] for name, size in sizes.items() if size}
     check_disjoint(train, held_out)
     for path in data.skills:
-        held_out[f"skill:{path.rsplit('/', 1)[-1]}"] = _read(data, path, supervised)
+        name = f"skill:{path.rsplit('/', 1)[-1]}"
+        if name in held_out:
+            raise ConfigError(f'key "data.skills": two files have the name of {path}. Rename one.')
+        held_out[name] = _read(data, path, supervised)
         files[path] = path
     labelled: Sequence[Problem] = train if supervised else ()
     if isinstance(data.labelled, str):
         labelled = _read(data, data.labelled, True)
         files["labelled"] = data.labelled
-    elif isinstance(data.labelled, int) and data.labelled and not supervised:
+    elif data.labelled:
         raise ConfigError('key "data.labelled": with a row file name the file of labelled rows, not a number.')
     return Streams(
         draw=lambda round, count: draw(train, min(count, len(train)), seed, round - 1),
@@ -163,6 +177,16 @@ def _file_streams(data: DataConfig, seed: int, supervised: bool) -> Streams:
         train_count=len(train),
         fingerprint={name: fingerprint(path) for name, path in files.items()},
     )
+
+
+def _check_sizes(path: str, rows: int, sizes: Mapping[str, int]) -> None:
+    """Refuse held-out splits that leave nothing to train on."""
+    if sum(sizes.values()) >= rows:
+        wanted = " + ".join(f"{name} {size}" for name, size in sizes.items())
+        raise DataError(
+            f"{path}: {wanted} held-out rows wanted of {rows}, which leaves none to train on. "
+            "Lower data.dev and data.test, or add rows."
+        )
 
 
 def _read(data: DataConfig, path: str, supervised: bool) -> list[Problem]:

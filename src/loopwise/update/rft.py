@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from loopwise.config import RFTConfig
 from loopwise.data.batches import mixed_batch
 from loopwise.models.logps import TokenRow
@@ -19,6 +17,9 @@ from loopwise.models.policy import Policy
 from loopwise.types import Context, Problem, Rollout, Scored, Updated
 from loopwise.update.learner import Learner, fit
 from loopwise.update.rows import Pool, labelled_rows, sample_rows
+
+# Weights such as 0.7, 0.2 and 0.1 add up to a hair under 1.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def select(scored: Scored, config: RFTConfig) -> list[int]:
         seen: set[tuple[int, ...] | str] = set()
         for place in members:
             sample = scored.samples[place]
-            passes = not np.isnan(totals[place]) and totals[place] >= config.threshold
+            passes = totals[place] >= config.threshold - _ROUNDING
             key = sample.token_ids or sample.text
             if (passes or config.keep == "all") and key not in seen and len(seen) < config.per_problem:
                 seen.add(key)
