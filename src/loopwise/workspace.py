@@ -103,7 +103,7 @@ class RunFiles:
             )
             return
         changed = [f'"{key}"' for key in _differences(known.config, config)]
-        changed += [f"file {name}" for name, value in fingerprint.items() if known.fingerprint.get(name) != value]
+        changed += [f"the {name}" for name, value in fingerprint.items() if known.fingerprint.get(name) != value]
         if changed:
             raise ResumeError(
                 f"{self.workspace.out}: run {self.run_id} was started with another configuration; "
@@ -151,7 +151,9 @@ class RunFiles:
             self.journal.quarantine(self.run_id, name, reason)
             self.workspace.note("warning", f"checkpoint {name} is damaged ({reason}); using the one before")
 
-        found = self.checkpoints.load_newest(rows, bad)
+        # Older ones were deleted on purpose; the newest have to be there.
+        newest = rows[: self.checkpoints.keep]
+        found = self.checkpoints.load_newest(newest, bad)
         if found is None:
             return None
         folder = found[1]

@@ -81,26 +81,25 @@ class SideRuns:
 
     def _run(self, name: str) -> Figures:
         command = [sys.executable, "-m", "loopwise.stages.control_run", str(self.out), name]
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-        )
-        self._children.append(child)
-        if self._closed.is_set():
-            child.kill()
         errors: list[str] = []
-        assert child.stdout is not None
-        assert child.stderr is not None
-        reader = threading.Thread(target=errors.extend, args=(child.stderr,), daemon=True)
-        reader.start()
         figures: Figures | None = None
-        for line in child.stdout:
-            event = json.loads(line)
-            if event["kind"] == "figures":
-                figures = event["figures"]
-            else:
-                self._events[name].put(event)
-        code = child.wait()
-        reader.join()
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with subprocess.Popen(command, text=True, encoding="utf-8", **pipes) as child:
+            self._children.append(child)
+            if self._closed.is_set():
+                child.kill()
+            assert child.stdout is not None
+            assert child.stderr is not None
+            reader = threading.Thread(target=errors.extend, args=(child.stderr,), daemon=True)
+            reader.start()
+            for line in child.stdout:
+                event = json.loads(line)
+                if event["kind"] == "figures":
+                    figures = event["figures"]
+                else:
+                    self._events[name].put(event)
+            code = child.wait()
+            reader.join()
         if code != 0 or figures is None:
             raise LoopwiseError(f"control {name} stopped with exit code {code}: {''.join(errors).strip()[-2000:]}")
         return figures

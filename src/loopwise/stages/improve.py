@@ -134,6 +134,8 @@ def prepare(
     _check_promises(recipe)
     runtime = make_runtime(recipe.runtime, recipe.seed, threads)
     streams = open_streams(recipe.data, recipe.seed, supervised=False)
+    if recipe.label_free:
+        streams = streams.without_references()
     columns, free = streams.reference_columns, recipe.label_free
     feedback: RewardSum = (
         RewardSum.from_functions(rewards, reference_columns=columns, label_free=free)
@@ -219,7 +221,8 @@ def control(prepared: Prepared, name: str) -> Prepared:
 
 def _enter(prepared: Prepared, workspace: Workspace, name: str) -> RunFiles:
     files = workspace.run(name, prepared.recipe.runtime.keep_checkpoints)
-    fingerprint = {**prepared.streams.fingerprint, "model": prepared.base.id}
+    parts = "from the recipe" if prepared.own_parts else "from Python"
+    fingerprint = {**prepared.streams.fingerprint, "model": prepared.base.id, "update, generator and rewards": parts}
     files.enter("improve", prepared.recipe, fingerprint, prepared.runtime)
     return files
 
