@@ -22,6 +22,10 @@ from loopwise.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+BFLOAT16_IS_EMULATED = (
+    "this processor has no bfloat16 instructions and emulates them, up to 100 times slower than float32: "
+    "use runtime.dtype=float32 here"
+)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -43,6 +47,14 @@ class Runtime:
         if self.dtype == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know about running on this machine."""
+        import torch
+
+        slow = self.dtype == "bfloat16" and self.device == "cpu" and not torch.cpu._is_avx512_bf16_supported()
+        return [BFLOAT16_IS_EMULATED] if slow else []
 
     @property
     def torch_device(self) -> torch.device:

@@ -147,6 +147,8 @@ class Session:
             self.files.commit_round(position, {}, None, ())
         self.meter.resume(position)
         self.observer.run_started(self.files.run_id, recipe.rounds, position.round)
+        for warning in self.parts.runtime.warnings:
+            self.observer.note("warning", warning)
         gate = self._gate()
         self._round_started = time.monotonic()
         if position.round == 0:
