@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,7 +59,8 @@ def demo(
     with _watching(as_json, f"loopwise demo --resume --out {out}") as (console, observer):
         from loopwise.stages.demo import demo as run
 
-        console.print("A transformer of 0.4 million parameters sees 250 labelled sums, then only its own answers.")
+        if not resume:
+            console.print("A transformer of 0.4 million parameters sees 250 labelled sums, then only its own answers.")
         result = run(out, seed=seed, rounds=rounds, all_controls=all_controls, resume=resume, observer=observer)
     _close(console, result, as_json)
 
@@ -111,7 +113,7 @@ def runs_list(
 
         found = list_runs(folder)
         if as_json:
-            typer.echo(json.dumps(found, indent=2))
+            typer.echo(_to_json(found))
         elif found:
             _console(False).print(run_table(found))
         else:
@@ -129,7 +131,7 @@ def runs_show(
 
         found = show_run(out)
         if as_json:
-            typer.echo(json.dumps(found, indent=2))
+            typer.echo(_to_json(found))
         else:
             for part in show_tables(found):
                 _console(False).print(part)
@@ -171,7 +173,7 @@ def _stage(
 
             resolved = plan(loaded)
             if as_json:
-                typer.echo(json.dumps(resolved, indent=2, ensure_ascii=False))
+                typer.echo(_to_json(resolved))
             else:
                 console.print(plan_table(resolved))
             return
@@ -232,7 +234,20 @@ def _close(console: Console, result: Any, as_json: bool) -> None:
     console.print(f"  {summary['wall_seconds']:.0f} seconds. Report: {result.out / 'report.html'}", soft_wrap=True)
     console.print(f"  Model (opens with AutoModelForCausalLM.from_pretrained): {result.model}", soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps(summary, indent=2))
+        typer.echo(_to_json(summary))
+
+
+def _to_json(value: Any) -> str:
+    """Strict JSON: a figure that could not be measured is null, for which Python would write NaN."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, float) and not math.isfinite(part):
+            return None
+        if isinstance(part, dict):
+            return {name: plain(entry) for name, entry in part.items()}
+        return [plain(entry) for entry in part] if isinstance(part, list | tuple) else part
+
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def main() -> None:

@@ -89,6 +89,10 @@ class ConsoleObserver(Observer):
         line.append_text(verdict)
         line.append(" " * (12 - len(verdict)) + f"{summary['seconds']:>6.1f}")
         self.console.print(line)
+        for name, count in summary.items():
+            if name.startswith("failed/") and count:
+                part = name.removeprefix("failed/")
+                self.note("warning", f"reward {part} failed on {count:.0f} of {summary['samples']} samples (left out)")
 
     def note(self, level: str, message: str) -> None:
         self.console.print(Text(f"  {level}: {message}", style="yellow" if level == "warning" else "dim"))

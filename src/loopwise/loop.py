@@ -17,7 +17,7 @@ class Position:
     """Where a run stands after ``round`` rounds: all that a checkpoint restores.
 
     The next round starts from ``policy`` and ``state``; ``incumbent`` is the best accepted policy so far, what a
-    rollback returns to and what the run results in. ``partial`` is a round that was interrupted, and ``booked`` names the
+    rollback returns to and what the run results in. ``partial`` is a round that was interrupted; ``booked`` names the
     costs of that round that ``budget`` holds already.
     """
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from loopwise.errors import ConfigError
 from loopwise.models.prompts import render
 from loopwise.runs.journal import Journal, Place
-from loopwise.runtime import seed_key
+from loopwise.runtime import run_async, seed_key
 from loopwise.types import (
     Budget,
     Feedback,
@@ -54,15 +54,24 @@ class Roller:
 
 @dataclass(frozen=True)
 class Rollout:
-    """``rollout(policy, problems, k) -> Scored``; a sample's key is (seed, round, step, problem, index)."""
+    """``rollout(policy, problems, k) -> Scored``; a sample's key is (seed, round, step, problem, index).
+
+    Raises ConfigError where one step is asked of two policies.
+    """
 
     roller: Roller
     round: int
     phase: str
     sampling: Sampling
+    _policies: dict[int, str] = field(default_factory=dict)
 
     def __call__(self, policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
-        return asyncio.run(self._roll(policy, problems, k, step))
+        if self._policies.setdefault(step, policy.id) != policy.id:
+            raise ConfigError(
+                f"rollout: step {step} of round {self.round} was asked of two policies, and the second would be handed "
+                "the first one's samples. Give each policy of an update a step of its own: rollout(..., step=1)."
+            )
+        return run_async(self._roll(policy, problems, k, step))
 
     async def _roll(self, policy: Any, problems: Sequence[Problem], k: int, step: int) -> Scored:
         roller = self.roller

@@ -6,13 +6,16 @@ position, so that resume, batch size and world size cannot change it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
 import platform
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +29,7 @@ BFLOAT16_IS_EMULATED = (
     "this processor has no bfloat16 instructions and emulates them, up to 100 times slower than float32: "
     "use runtime.dtype=float32 here"
 )
+T = TypeVar("T")
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -86,6 +90,16 @@ def make_runtime(config: RuntimeConfig, seed: int, threads: int | None = None) -
     count = threads or config.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(count)
     return Runtime(device, config.dtype, count, seed)
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from ordinary code, also inside a notebook, whose own event loop is running."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 def seed_key(*parts: object) -> int:

@@ -122,6 +122,7 @@ class Session:
         self._scored: list[Scored] = []
         self._kept: list[str] = []
         self._measured: dict[tuple[str, str], Evaluation] = {}
+        self._written: set[tuple[int, str, str]] = set()
         self._round_started = time.monotonic()
         recipe = parts.recipe
         self.roller = Roller(
@@ -143,8 +144,11 @@ class Session:
         loop.check_needs(self.parts.update, self.parts.generator.offers)
         position = self.files.restore(self.parts.runtime)
         if position is None:
-            position = Position.start(base)
-            self.files.commit_round(position, {}, None, ())
+            self.files.commit_round(Position.start(base), {}, None, ())
+            # Read back, as a resumed run does: what was loaded may round otherwise than the module handed in.
+            position = self.files.restore(self.parts.runtime)
+            assert position is not None
+        self._remember(position)
         self.meter.resume(position)
         self.observer.run_started(self.files.run_id, recipe.rounds, position.round)
         for warning in self.parts.runtime.warnings:
@@ -179,13 +183,22 @@ class Session:
                 greedy = replace(sampling_of(self.parts.recipe), temperature=0.0, top_k=0, top_p=1.0)
                 scored = self.roller.at(number, split, greedy)(policy, problems, 1)
                 scores = scored.feedback.totals
-            evaluation = Evaluation(split, policy.id, scores)
-            self._measured[key] = evaluation
-            interval = mean_interval(scores)
+            self._measured[key] = Evaluation(split, policy.id, scores)
+        if (number, split, stage) not in self._written:
+            self._written.add((number, split, stage))
+            evaluation = self._measured[key]
+            interval = mean_interval(evaluation.scores)
             self.files.workspace.store(
                 lambda: self.files.journal.add_evaluation(self.files.run_id, number, stage, evaluation, interval)
             )
         return self._measured[key]
+
+    def _remember(self, position: Position) -> None:
+        """Take over what earlier processes measured in committed rounds, so that it is not paid for again."""
+        if position.round:
+            for row in self.files.journal.evaluations(self.files.run_id):
+                if row.round <= position.round:
+                    self._measured.setdefault((row.evaluation.policy_id, row.evaluation.split), row.evaluation)
 
     def stage(self, policy: Policy, number: int, name: str) -> dict[str, dict[str, Any]]:
         """Figures of a policy of round ``number`` on dev and test: ``accuracy``, its 95% interval, judged problems."""

@@ -65,6 +65,6 @@ def check_fits(policy: Policy, problems: Sequence[Problem], extra_tokens: int, p
         raise PromptTooLongError(
             f"{place}: {too_long} of {len(lengths)} prompts do not fit: problem {problems[longest].id} has "
             f"{lengths[longest]} tokens, with {extra_tokens} for the completion that is over the model's context of "
-            f"{limit}. It begins {str(problems[longest].prompt)[:40]!r}. Lower sampling.max_tokens, shorten the prompts, "
-            "or take a model with a longer context."
+            f"{limit}. It begins {str(problems[longest].prompt)[:40]!r}. "
+            "Lower sampling.max_tokens, shorten the prompts, or take a model with a longer context."
         )

@@ -8,7 +8,7 @@ import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from loopwise.config import ImproveRecipe, ModelConfig, parse_recipe
+from loopwise.config import ImproveRecipe, parse_recipe
 from loopwise.errors import LoopwiseError
 from loopwise.runs.journal import Journal
 from loopwise.runs.lock import run_lock

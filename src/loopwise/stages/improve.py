@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from loopwise.loop import Position
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import check_fits
 from loopwise.results import Result, export, summarise, write_policy
-from loopwise.runtime import Runtime, make_runtime, seed_key
+from loopwise.runtime import Runtime, make_runtime, run_async, seed_key
 from loopwise.session import Observer, Parts, Session, Stages, recorded_threads, sampling_of, start_policy
 from loopwise.stages.controls import SideRuns, control_recipe, run_id, stage_name
 from loopwise.tasks.streams import Streams, open_streams
@@ -190,8 +189,8 @@ def _try_rewards(
         Request(f"trial/{place}", problem, place, 0, seed_key(recipe.seed, "trial", place))
         for place, problem in enumerate(problems)
     ]
-    samples = asyncio.run(generator.generate(base, requests, sampling_of(recipe)))
-    return tuple(samples), asyncio.run(feedback.check(problems, samples))
+    samples = run_async(generator.generate(base, requests, sampling_of(recipe)))
+    return tuple(samples), run_async(feedback.check(problems, samples))
 
 
 def run_prepared(prepared: Prepared, workspace: Workspace, name: str, observer: Observer) -> tuple[Session, Position]:

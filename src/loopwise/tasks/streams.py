@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,13 +63,17 @@ class Streams:
             return value
         return str(value[-1]["content"]) if isinstance(value, list | tuple) else str(value)
 
-    def stripped(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The same problems without their references."""
+    def without_references(self) -> Streams:
+        """The same streams, whose drawn problems do not hold their references. Held-out ones do: reports need them."""
         hidden = set(self.reference_columns)
-        return [
-            Problem(problem.id, problem.prompt, {k: v for k, v in problem.columns.items() if k not in hidden})
-            for problem in problems
-        ]
+
+        def draw(round: int, count: int) -> list[Problem]:
+            return [
+                replace(problem, columns={name: v for name, v in problem.columns.items() if name not in hidden})
+                for problem in self.draw(round, count)
+            ]
+
+        return replace(self, draw=draw)
 
 
 def open_streams(data: DataConfig, seed: int, *, supervised: bool) -> Streams:

@@ -1,0 +1,108 @@
+"""What held-out figures mean, and how two stages compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from loopwise.evaluate.stats import paired
+from loopwise.report import numbers
+
+Kind = Literal["gain", "none", "loss", "unmeasured"]
+# A two-sided 95% interval is two one-sided bounds of 97.5%.
+_ONE_SIDED = 0.975
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the held-out figures are: a ``share`` of problems, a mean ``reward``, or a mean log-``likelihood``.
+
+    ``passed`` says what a problem of the share is: "right" or "passing"; ``noun`` what the problems are called.
+    """
+
+    kind: Literal["share", "reward", "likelihood"]
+    passed: str
+    noun: str
+
+    @property
+    def title(self) -> str:
+        """What a column of such figures is headed with."""
+        names = {"share": f"Share {self.passed}", "reward": "Mean reward"}
+        return names.get(self.kind, "Mean log-probability a token")
+
+    def value(self, value: float) -> str:
+        """A figure with its unit."""
+        return numbers.percent(value) if self.kind == "share" else numbers.figure(value)
+
+    def difference(self, value: float) -> str:
+        """A signed difference of two figures."""
+        return numbers.points(value) if self.kind == "share" else numbers.figure(value, signed=True)
+
+    def level(self, value: float) -> str:
+        """A figure in a sentence."""
+        return {
+            "share": f"{self.value(value)} {self.passed}",
+            "reward": f"a mean reward of {self.value(value)}",
+            "likelihood": f"a mean log-probability of {self.value(value)} a token",
+        }[self.kind]
+
+    def change(self, before: float, after: float) -> str:
+        """Two figures in a sentence."""
+        if self.kind == "share":
+            return f"from {self.value(before)} to {self.value(after)} {self.passed}"
+        return f"from {self.level(before)} to {self.value(after)}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The mean paired difference over ``n`` problems, with its two-sided 95% interval."""
+
+    difference: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def shows(self) -> Kind:
+        """What it shows: nothing, where the interval includes zero."""
+        return "gain" if self.low > 0 else "loss" if self.high < 0 else "none"
+
+    def words(self, measure: Measure) -> str:
+        """Difference and interval in a sentence."""
+        if not numbers.known(self.low) or not numbers.known(self.high):
+            return f"{measure.difference(self.difference)} (too few problems for an interval)"
+        low, high = measure.difference(self.low), measure.difference(self.high)
+        return f"{measure.difference(self.difference)} (95% interval {low.removesuffix(' points')} to {high})"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A stage's figure on a split with its 95% interval, and its scores ``[P]`` where the journal has them."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    scores: np.ndarray | None = None
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the scores are all 0 or 1, so that the figure is a share of the problems."""
+        return self.scores is not None and zeros_and_ones(self.scores[~np.isnan(self.scores)])
+
+
+def zeros_and_ones(scores: np.ndarray) -> bool:
+    """Whether scores ``[P]`` are all 0 or 1."""
+    return bool(np.all((scores == 0) | (scores == 1)))
+
+
+def compare(after: Standing, before: Standing) -> Comparison | None:
+    """Compare two stages problem by problem; None where the scores are not of the same problems."""
+    if after.scores is None or before.scores is None or after.scores.shape != before.scores.shape:
+        return None
+    gained = paired(after.scores, before.scores, _ONE_SIDED)
+    # Asked the other way round for the lower bound, so that the exact test on few problems guards gains as well.
+    lost = paired(before.scores, after.scores, _ONE_SIDED)
+    return Comparison(gained.difference, -lost.upper, gained.upper, gained.n)

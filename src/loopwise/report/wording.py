@@ -1,0 +1,157 @@
+"""The sentences of the report that depend on how a run was made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loopwise.evaluate.rules import RULES
+from loopwise.report import numbers
+
+CONTROLS = {"control": "control-labelled", "control_unfiltered": "control-unfiltered", "control_gold": "control-gold"}
+"""The journal's run behind each control stage."""
+
+STAGES = {
+    "untrained": ("Untrained", "random weights"),
+    "base": ("Base", "where this run started"),
+    "control": ("Control", "the same extra steps on the labelled {noun} alone"),
+    "control_unfiltered": ("Control, unfiltered", "the same steps on its own answers, unchecked"),
+    "control_gold": ("Control, gold", "the same steps on true answers: the ceiling"),
+    "improved": ("Improved", "the result"),
+    "tuned": ("Tuned", "the result"),
+}
+
+CONTROL_NAMES = {
+    "control": "the same extra training on the labelled {noun} alone",
+    "control_unfiltered": "the same training on its own unchecked answers",
+    "control_gold": "training on the true answers, the ceiling,",
+}
+
+UPDATES = {
+    "verified": "It trained {steps} steps on the answers that passed, one copy of each{labelled}.",
+    "all": "It trained {steps} steps on all of its answers, passed or not{labelled}.",
+    "gold": "It trained {steps} steps on the true answers to these {noun}{labelled}.",
+    "none": "It trained {steps} steps on the labelled {noun} alone.",
+}
+
+NOUNS = {"addition": "sums"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of the steps of a round."""
+
+    name: str
+    text: str
+
+
+def noun(task: str) -> str:
+    """What the problems of a task are called."""
+    return NOUNS.get(task, "problems")
+
+
+def reading(task: str, prompt: str) -> str | None:
+    """What a task's shorthand prompt means, where it needs saying."""
+    found = re.fullmatch(r"(\d{3})\+(\d{3})=", prompt) if task == "addition" else None
+    if found is None:
+        return None
+    first, second = (int(digits[::-1]) for digits in found.groups())
+    answer = f"{first + second:04d}"[::-1]
+    return (
+        f"{prompt} asks for {first} + {second}. Numbers are written backwards, units first, "
+        f"so the right answer, {first + second}, is written {answer}."
+    )
+
+
+def opening(kind: str, rounds: int, label_free: bool) -> str:
+    """The first sentences for someone who has read nothing."""
+    if kind == "tune":
+        return (
+            f"A language model was fine-tuned: it was shown problems together with their answers, in "
+            f"{_rounds(rounds)}. After each it was measured on problems kept apart from training."
+        )
+    eye = "Nothing that it learned from had seen a true answer." if label_free else ""
+    return (
+        f"A language model practised on its own: in {_rounds(rounds)} it tried new problems, its answers were judged, "
+        f"and it learned from the good ones. Nobody wrote those answers for it. {eye}"
+    ).strip()
+
+
+def steps(config: Mapping[str, Any], names: Sequence[str], task: str, accepted: int, decided: int) -> tuple[Step, ...]:
+    """The steps of a round, with this run's own figures. ``names`` are the reward parts."""
+    update = config.get("update", {})
+    words = noun(task)
+    if decided:
+        kept = f"{accepted} of {decided} {'round was' if decided == 1 else 'rounds were'} accepted."
+    else:
+        kept = "Nothing was held out here, so every round was accepted unseen."
+    gate = Step(
+        "Accept or roll back",
+        f"The new model met the best one so far on held-out {words}. Where it was clearly worse, the round was undone. "
+        f"{kept}",
+    )
+    if "problems" not in config:
+        text = f"The model took {update.get('steps', 0)} optimizer steps a round on rows with known answers."
+        return Step("Train", text), gate
+    labelled = f", mixed with labelled {words}" if config.get("data", {}).get("labelled") else ""
+    learned = UPDATES.get(update.get("keep", ""), "It learned from them.")
+    asked = f"The model answered {numbers.whole(config['problems'])} {words} a round, {config['samples']} times each."
+    return (
+        Step("Generate", asked),
+        Step("Evaluate", f"A reward ({', '.join(names) or 'none'}) judged each answer."),
+        Step("Update", learned.format(steps=update.get("steps", 0), noun=words, labelled=labelled)),
+        gate,
+    )
+
+
+def cautions(
+    config: Mapping[str, Any], stages: Sequence[str], split: str, n: int, reward_names: Sequence[str]
+) -> tuple[str, ...]:
+    """What a reader should be careful about in this very run. ``n`` problems were held out in ``split``."""
+    found = _reward_cautions(config, reward_names)
+    if "improved" in stages and not any(stage in CONTROLS for stage in stages):
+        found.append(
+            "No control was run, so part of the change may be owed to extra training as such. "
+            "Add controls: [labelled, unfiltered, gold] to the recipe to find out."
+        )
+    if split == "dev":
+        found.append(
+            "There was no test split. The figures are of dev problems, by which the gate chose the best round, "
+            "and flatter it a little. Name test problems with data.test."
+        )
+    if 0 < n < 200:
+        found.append(f"Only {n} problems were held out: the intervals are wide, and small gains cannot be seen.")
+    found.append("This is one seed. Another one gives other figures; run several before you rely on a small gain.")
+    return tuple(found)
+
+
+def _reward_cautions(config: Mapping[str, Any], reward_names: Sequence[str]) -> list[str]:
+    rewards = [reward.get("use", "") for reward in config.get("rewards", ())]
+    if "problems" not in config:
+        return []
+    perfect = [name for name in rewards if name in RULES and RULES[name].uses_reference]
+    own = [name for name in reward_names if name not in RULES]
+    found = []
+    if perfect:
+        found.append(
+            f"The reward {' and '.join(perfect)} compares each answer with the true one. A perfect checker of short "
+            "answers is close to a hidden label: this shows what a model learns from being checked, not that it can "
+            "do without the truth."
+        )
+    if own:
+        found.append(
+            f"The reward {' and '.join(own)} is somebody's program, and a model can learn to please it without getting "
+            "better. Read the samples, and watch distinct answers, length and entropy."
+        )
+    if config.get("label_free"):
+        found.append(
+            "This run promised that no training signal sees a true answer. Figures by true answers were taken for "
+            "this report alone and decided nothing."
+        )
+    return found
+
+
+def _rounds(count: int) -> str:
+    return f"{count} round" if count == 1 else f"{count} rounds"
