@@ -174,3 +174,12 @@ def test_a_failing_control_is_an_error_that_says_so(small_demo: None, tmp_path: 
     with SideRuns(tmp_path, 1) as side, pytest.raises(LoopwiseError, match="control labelled stopped"):
         side.start(["labelled"])
         side.finish("labelled", Observer())
+
+
+def test_a_run_killed_before_it_began_is_no_obstacle(gsm8k: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".lock").write_text("123\n")
+    Journal.open(out / "journal.db", create=True).close()
+    recipe = load_recipe(ImproveRecipe, gsm8k / "recipe.yaml", ["rounds=1"])
+    assert improve(recipe, out).summary["rounds"][0]["round"] == 1

@@ -14,6 +14,7 @@ from loopwise.config import ImproveRecipe, TuneRecipe, parse_recipe
 from loopwise.errors import ConfigError, ResumeError
 from loopwise.results import Result
 from loopwise.runs.journal import Journal
+from loopwise.runs.lock import is_locked
 from loopwise.session import Observer
 from loopwise.stages.demo import RUN_ID as DEMO
 from loopwise.stages.demo import demo
@@ -42,7 +43,7 @@ def show_run(out: Path) -> dict[str, Any]:
         return {
             run.run_id: {
                 "kind": run.kind,
-                "status": run.status,
+                "status": _status(run.status, out),
                 "rounds": [row.summary for row in journal.rounds(run.run_id) if row.round > 0],
                 "decisions": [
                     {"round": row.round, "reason": row.decision.reason} for row in journal.decisions(run.run_id)
@@ -112,12 +113,17 @@ def _read_entries(path: Path) -> Iterator[dict[str, Any]]:
             yield {
                 "folder": str(path.parent),
                 "run": run.run_id,
-                "status": run.status,
+                "status": _status(run.status, path.parent),
                 "rounds": len(rounds),
                 "of": run.config.get("rounds"),
                 "dev": rounds[-1].summary.get("dev_accuracy") if rounds else None,
                 "started": run.created.isoformat(),
             }
+
+
+def _status(status: str, out: Path) -> str:
+    """What the journal says, unless the process that would have changed it is gone."""
+    return "interrupted" if status == "running" and not is_locked(out) else status
 
 
 def _open(out: Path, *, read_only: bool = True) -> Journal:

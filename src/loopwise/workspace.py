@@ -59,7 +59,7 @@ def open_workspace(
     exists = (out / JOURNAL).exists()
     if resume and not exists:
         raise ResumeError(f"{out}: nothing to resume, there is no {JOURNAL}. Start without --resume.")
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not resume and out.exists() and not _is_unused(out):
         mend = "Continue it with --resume, or choose another --out." if exists else "Choose another --out."
         raise OutputExistsError(f"{out}: exists already and is never overwritten. {mend}")
     out.mkdir(parents=True, exist_ok=True)
@@ -211,6 +211,19 @@ class RunFiles:
     def _tidy(self) -> None:
         self.pending.clear()
         self.checkpoints.collect([row.name for row in self.journal.checkpoints(self.run_id)])
+
+
+def _is_unused(out: Path) -> bool:
+    """Whether a folder is empty, or holds no more than a run that was killed before it began."""
+    if not out.is_dir():
+        return False
+    names = {path.name for path in out.iterdir()}
+    if not names <= {".lock", JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm"}:
+        return False
+    if JOURNAL not in names:
+        return True
+    with contextlib.closing(Journal.open(out / JOURNAL, create=True)) as journal:
+        return not journal.runs()
 
 
 def write_json(path: Path, content: Any) -> None:
