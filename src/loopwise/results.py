@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from loopwise.config import ImproveRecipe, TuneRecipe
+from loopwise.loop import Position
 from loopwise.models.folders import save_policy
 from loopwise.models.policy import Policy
 from loopwise.report import write_report
 from loopwise.session import Stages
-from loopwise.types import Budget
 from loopwise.workspace import Workspace, write_json
 
 
@@ -30,20 +32,33 @@ class Result:
         return self.out / "model"
 
 
-def summarise(
-    workspace: Workspace, run_id: str, *, task: str, seed: int, stages: Stages, budget: Budget, wall_seconds: float
-) -> dict[str, Any]:
-    """The content of ``summary.json``."""
-    rounds = [row.summary for row in workspace.journal.rounds(run_id) if row.round > 0]
-    return {
-        "task": task,
-        "seed": seed,
+def conclude(
+    workspace: Workspace, run_id: str, recipe: ImproveRecipe | TuneRecipe, stages: Stages, end: Position, began: float
+) -> Result:
+    """Write model folder, ``metrics.jsonl``, ``samples.parquet``, ``summary.json`` and ``report.html`` of a run.
+
+    ``end`` is where its loop ended, ``began`` the ``time.monotonic()`` of its start.
+    """
+    out, journal = workspace.out, workspace.journal
+    summary = {
+        "task": recipe.data.task or Path(str(recipe.data.train)).name,
+        "seed": recipe.seed,
         "run_id": run_id,
-        "wall_seconds": round(wall_seconds, 2),
+        "wall_seconds": round(time.monotonic() - began, 2),
         "stages": stages,
-        "rounds": rounds,
-        "budget": asdict(budget),
+        "rounds": [row.summary for row in journal.rounds(run_id) if row.round > 0],
+        "budget": asdict(end.budget),
     }
+
+    def write() -> None:
+        write_policy(end.incumbent, out / "model")
+        journal.export_metrics(run_id, out / "metrics.jsonl")
+        journal.export_samples(run_id, out / "samples.parquet")
+        write_json(out / "summary.json", summary)
+        write_report(out, summary)
+
+    workspace.store(write)
+    return Result(out, end.incumbent, summary)
 
 
 def write_policy(policy: Policy, folder: Path) -> None:
@@ -53,17 +68,3 @@ def write_policy(policy: Policy, folder: Path) -> None:
     save_policy(policy, temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
-
-
-def export(workspace: Workspace, run_id: str, policy: Policy, summary: Mapping[str, Any]) -> None:
-    """Write model folder, ``metrics.jsonl``, ``samples.parquet``, ``summary.json`` and ``report.html``."""
-    out = workspace.out
-
-    def write() -> None:
-        write_policy(policy, out / "model")
-        workspace.journal.export_metrics(run_id, out / "metrics.jsonl")
-        workspace.journal.export_samples(run_id, out / "samples.parquet")
-        write_json(out / "summary.json", summary)
-        write_report(out, summary)
-
-    workspace.store(write)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 from loopwise.config import ImproveRecipe, TuneRecipe, config_hash, load_recipe
 from loopwise.errors import ResumeError
-from loopwise.results import Result, export, summarise
+from loopwise.results import Result, conclude
 from loopwise.runtime import versions
 from loopwise.session import Observer, recorded_threads
 from loopwise.stages import finetune, improve
@@ -46,18 +47,11 @@ def demo(
         stages, base = finetune.tune_in(workspace, before, observer)
         after = improve.prepare(stack, improving, before.runtime.threads, policy=base.incumbent, trial=False)
         more, position = improve.improve_in(workspace, after, observer)
-        summary = summarise(
-            workspace,
-            improve.RUN_ID,
-            task="addition",
-            seed=seed,
-            stages={"untrained": stages["untrained"], **more},
-            budget=_sum(workspace),
-            wall_seconds=time.monotonic() - began,
-        )
-        export(workspace, improve.RUN_ID, position.incumbent, summary)
+        stages = {"untrained": stages["untrained"], **more}
+        everything = replace(position, budget=_sum(workspace))
+        result = conclude(workspace, improve.RUN_ID, improving, stages, everything, began)
         workspace.store(lambda: workspace.journal.set_status(RUN_ID, "finished"))
-        return Result(out, position.incumbent, summary)
+        return result
 
 
 def demo_recipes(seed: int, rounds: int | None, all_controls: bool) -> tuple[TuneRecipe, ImproveRecipe]:

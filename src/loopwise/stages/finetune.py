@@ -13,7 +13,7 @@ from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
 from loopwise.models.policy import Policy
-from loopwise.results import Result, export, summarise
+from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.session import Observer, Parts, Session, Stages, recorded_threads, start_policy
 from loopwise.tasks.streams import Streams, open_streams
@@ -57,17 +57,7 @@ def tune(
             open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
         )
         stages, position = tune_in(workspace, prepared, observer)
-        summary = summarise(
-            workspace,
-            RUN_ID,
-            task=recipe.data.task or Path(str(recipe.data.train)).name,
-            seed=recipe.seed,
-            stages=stages,
-            budget=position.budget,
-            wall_seconds=time.monotonic() - began,
-        )
-        export(workspace, RUN_ID, position.incumbent, summary)
-        return Result(out, position.incumbent, summary)
+        return conclude(workspace, RUN_ID, recipe, stages, position, began)
 
 
 def tune_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tuple[Stages, Position]:

@@ -17,7 +17,7 @@ from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import check_fits
-from loopwise.results import Result, export, summarise, write_policy
+from loopwise.results import Result, conclude, write_policy
 from loopwise.runtime import Runtime, make_runtime, run_async, seed_key
 from loopwise.session import Observer, Parts, Session, Stages, recorded_threads, sampling_of, start_policy
 from loopwise.stages.controls import SideRuns, control_recipe, run_id, stage_name
@@ -77,17 +77,7 @@ def improve(
             open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
         )
         stages, position = improve_in(workspace, prepared, observer)
-        summary = summarise(
-            workspace,
-            RUN_ID,
-            task=recipe.data.task or Path(str(recipe.data.train)).name,
-            seed=recipe.seed,
-            stages=stages,
-            budget=position.budget,
-            wall_seconds=time.monotonic() - began,
-        )
-        export(workspace, RUN_ID, position.incumbent, summary)
-        return Result(out, position.incumbent, summary)
+        return conclude(workspace, RUN_ID, recipe, stages, position, began)
 
 
 def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tuple[Stages, Position]:
