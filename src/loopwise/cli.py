@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loopwise.errors import LoopwiseError
+from loopwise.runs.files import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,7 +112,7 @@ def runs_list(
 
         found = list_runs(folder)
         if as_json:
-            typer.echo(_to_json(found))
+            typer.echo(to_json(found, indent=2))
         elif found:
             _console(False).print(run_table(found))
         else:
@@ -131,7 +130,7 @@ def runs_show(
 
         found = show_run(out)
         if as_json:
-            typer.echo(_to_json(found))
+            typer.echo(to_json(found, indent=2))
         else:
             for part in show_tables(found):
                 _console(False).print(part)
@@ -173,7 +172,7 @@ def _stage(
 
             resolved = plan(loaded)
             if as_json:
-                typer.echo(_to_json(resolved))
+                typer.echo(to_json(resolved, indent=2))
             else:
                 console.print(plan_table(resolved))
             return
@@ -234,20 +233,7 @@ def _close(console: Console, result: Any, as_json: bool) -> None:
     console.print(f"  {summary['wall_seconds']:.0f} seconds. Report: {result.out / 'report.html'}", soft_wrap=True)
     console.print(f"  Model (opens with AutoModelForCausalLM.from_pretrained): {result.model}", soft_wrap=True)
     if as_json:
-        typer.echo(_to_json(summary))
-
-
-def _to_json(value: Any) -> str:
-    """Strict JSON: a figure that could not be measured is null, for which Python would write NaN."""
-
-    def plain(part: Any) -> Any:
-        if isinstance(part, float) and not math.isfinite(part):
-            return None
-        if isinstance(part, dict):
-            return {name: plain(entry) for name, entry in part.items()}
-        return [plain(entry) for entry in part] if isinstance(part, list | tuple) else part
-
-    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+        typer.echo(to_json(summary, indent=2))
 
 
 def main() -> None:

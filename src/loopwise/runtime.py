@@ -30,6 +30,7 @@ BFLOAT16_IS_EMULATED = (
     "use runtime.dtype=float32 here"
 )
 T = TypeVar("T")
+MOST_THREADS_A_CORE = 8
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -84,10 +85,16 @@ def make_runtime(config: RuntimeConfig, seed: int, threads: int | None = None) -
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f'key "runtime.device": {device} asked for, but torch sees no GPU. Use device: cpu or auto.')
     try:
-        torch.device(device)
-    except RuntimeError:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, NotImplementedError, AssertionError):
         raise ConfigError(f'key "runtime.device": torch knows no device {device!r}. Use cpu, cuda or auto.') from None
-    count = threads or config.threads or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    count = threads or config.threads or cores
+    if count > MOST_THREADS_A_CORE * cores:
+        raise ConfigError(
+            f'key "runtime.threads": {count} threads on {cores} cores would only wait for one another. '
+            f"Use {cores} or less; a run is resumed with the number it was started with."
+        )
     torch.set_num_threads(count)
     return Runtime(device, config.dtype, count, seed)
 

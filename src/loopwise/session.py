@@ -14,7 +14,7 @@ from loopwise.config import ImproveRecipe, ModelConfig, TuneRecipe
 from loopwise.errors import ResumeError
 from loopwise.evaluate.groups import group_metrics
 from loopwise.evaluate.likelihood import mean_logps
-from loopwise.evaluate.rewards import feedback_metrics
+from loopwise.evaluate.rewards import RewardSum, feedback_metrics
 from loopwise.evaluate.stats import mean_interval
 from loopwise.gate import Gate
 from loopwise.loop import Position, Steps
@@ -23,26 +23,30 @@ from loopwise.models.policy import Policy
 from loopwise.models.presets import create_policy
 from loopwise.rollout import Roller
 from loopwise.runs.journal import Journal
-from loopwise.runtime import Runtime
+from loopwise.runtime import Runtime, run_async, seed_key
 from loopwise.tasks.streams import Streams
 from loopwise.types import (
     Budget,
     Context,
     Decision,
     Evaluation,
+    Feedback,
     FeedbackSource,
     Generator,
     Partial,
     Problem,
+    Request,
     Rollout,
+    Sample,
     Sampling,
     Scored,
     Update,
     Updated,
 )
-from loopwise.workspace import JOURNAL, RunFiles
+from loopwise.workspace import JOURNAL, RunFiles, check_out
 
 WATCH_SAMPLES = 4
+TRIAL_PROBLEMS = 3
 Stages = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -310,10 +314,34 @@ def start_policy(model: ModelConfig, runtime: Runtime) -> Policy:
     return create_policy(model.create, runtime) if model.create else load_policy(str(model.path), runtime)
 
 
-def recorded_threads(out: Path, run_id: str) -> int | None:
-    """The thread count a run was started with: another one would round differently. Raises ResumeError."""
-    if not (out / JOURNAL).exists():
-        raise ResumeError(f"{out}: nothing to resume, there is no {JOURNAL}. Start without --resume.")
-    with contextlib.closing(Journal.open(out / JOURNAL, read_only=True)) as journal:
+def recorded_threads(out: Path, run_id: str, *, resume: bool) -> int | None:
+    """Check ``out`` before anything is loaded; the thread count a resumed run was started with, None for a new one.
+
+    Another count would round differently. Raises OutputExistsError, ResumeError.
+    """
+    check_out(out, resume=resume)
+    if not resume:
+        return None
+    # For writing: a journal whose making was cut short has no tables yet, and gets them now.
+    with contextlib.closing(Journal.open(out / JOURNAL)) as journal:
         row = journal.run(run_id)
+        others = [run.run_id for run in journal.runs()]
+    if row is None and others:
+        raise ResumeError(f"{out}: holds the run {others[0]}, not {run_id}. Go on with `loopwise runs resume {out}`.")
     return row.threads if row else None
+
+
+def try_rewards(
+    recipe: ImproveRecipe | TuneRecipe,
+    base: Policy,
+    generator: Generator,
+    problems: Sequence[Problem],
+    feedback: RewardSum,
+) -> tuple[tuple[Sample, ...], Feedback]:
+    """A real sample of each problem, judged. Raises RewardError when a reward breaks its contract on them."""
+    requests = [
+        Request(f"trial/{place}", problem, place, 0, seed_key(recipe.seed, "trial", place))
+        for place, problem in enumerate(problems)
+    ]
+    samples = run_async(generator.generate(base, requests, sampling_of(recipe)))
+    return tuple(samples), run_async(feedback.check(problems, samples))

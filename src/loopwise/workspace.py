@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from loopwise.models.folders import load_policy, save_policy
 from loopwise.models.policy import Policy
 from loopwise.runs.checkpoint import CheckpointStore
 from loopwise.runs.disk import with_room
+from loopwise.runs.files import replace_file, to_json
 from loopwise.runs.journal import Journal
 from loopwise.runs.lock import run_lock
 from loopwise.runs.state import read_state, write_state
@@ -51,17 +51,23 @@ class Workspace:
         return RunFiles(self, run_id, CheckpointStore(self.out / "checkpoints" / run_id, keep=keep))
 
 
-@contextlib.contextmanager
-def open_workspace(
-    out: Path, *, resume: bool, note: Callable[[str, str], None], disk_wait: float
-) -> Iterator[Workspace]:
-    """Make a new run folder, or open one to resume. Raises OutputExistsError, ResumeError, RunBusyError."""
+def check_out(out: Path, *, resume: bool) -> bool:
+    """Whether ``out`` holds a journal. Raises OutputExistsError, or ResumeError where there is nothing to resume."""
     exists = (out / JOURNAL).exists()
     if resume and not exists:
         raise ResumeError(f"{out}: nothing to resume, there is no {JOURNAL}. Start without --resume.")
     if not resume and out.exists() and not _is_unused(out):
         mend = "Continue it with --resume, or choose another --out." if exists else "Choose another --out."
         raise OutputExistsError(f"{out}: exists already and is never overwritten. {mend}")
+    return exists
+
+
+@contextlib.contextmanager
+def open_workspace(
+    out: Path, *, resume: bool, note: Callable[[str, str], None], disk_wait: float
+) -> Iterator[Workspace]:
+    """Make a new run folder, or open one to resume. Raises OutputExistsError, ResumeError, RunBusyError."""
+    exists = check_out(out, resume=resume)
     out.mkdir(parents=True, exist_ok=True)
     with run_lock(out), contextlib.closing(Journal.open(out / JOURNAL, create=not exists)) as journal:
         try:
@@ -228,9 +234,11 @@ def _is_unused(out: Path) -> bool:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
-    temporary.replace(path)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(to_json(content, indent=2), encoding="utf-8")
+
+    replace_file(path, write)
 
 
 def _differences(before: Any, after: Any, key: str = "") -> list[str]:

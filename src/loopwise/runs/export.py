@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from loopwise.runs.files import replace_file
+from loopwise.runs.files import replace_file, to_json
 from loopwise.runs.reading import JournalReader
 from loopwise.runs.rows import SampleRow
 from loopwise.types import Prompt
@@ -35,7 +35,7 @@ def export_metrics(journal: JournalReader, run_id: str, path: Path) -> None:
     Lines are strict JSON with ``kind`` (step or round), ``round`` and, for steps, ``step``; a round's line has its
     summary, its ``decision`` (or null) and the ``budget`` spent by its end. NaN and infinity become null.
     """
-    lines = "".join(json.dumps(_finite(line), allow_nan=False) + "\n" for line in _lines(journal, run_id))
+    lines = "".join(to_json(line) + "\n" for line in _lines(journal, run_id))
     replace_file(path, lambda temporary: _write_text(temporary, lines))
 
 
@@ -78,16 +78,6 @@ def _lines(journal: JournalReader, run_id: str) -> Iterator[Mapping[str, Any]]:
         entries.append((row.round, math.inf, {"kind": "round", "round": row.round, **row.summary, **ends}))
     for _, _, line in sorted(entries, key=lambda entry: entry[:2]):
         yield line
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _part_columns(parts: Sequence[str]) -> dict[str, str]:

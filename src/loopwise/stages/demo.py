@@ -37,7 +37,7 @@ def demo(
     began = time.monotonic()
     out, observer = Path(out), observer or Observer()
     tuning, improving = demo_recipes(seed, rounds, all_controls)
-    threads = recorded_threads(out, RUN_ID) if resume else None
+    threads = recorded_threads(out, RUN_ID, resume=resume)
     with ExitStack() as stack:
         before = finetune.prepare(stack, tuning, threads)
         workspace = stack.enter_context(

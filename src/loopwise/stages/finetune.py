@@ -13,9 +13,19 @@ from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
 from loopwise.models.policy import Policy
+from loopwise.models.tokens import check_fits
 from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
-from loopwise.session import Observer, Parts, Session, Stages, recorded_threads, start_policy
+from loopwise.session import (
+    TRIAL_PROBLEMS,
+    Observer,
+    Parts,
+    Session,
+    Stages,
+    recorded_threads,
+    start_policy,
+    try_rewards,
+)
 from loopwise.tasks.streams import Streams, open_streams
 from loopwise.update.rows import labelled_rows
 from loopwise.update.sft import SFT
@@ -52,7 +62,7 @@ def tune(
     if not isinstance(recipe, TuneRecipe):
         recipe = load_recipe(TuneRecipe, recipe)
     with ExitStack() as stack:
-        prepared = prepare(stack, recipe, recorded_threads(out, RUN_ID) if resume else None)
+        prepared = prepare(stack, recipe, recorded_threads(out, RUN_ID, resume=resume))
         workspace = stack.enter_context(
             open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
         )
@@ -88,6 +98,13 @@ def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) ->
     base = start_policy(recipe.model, runtime)
     completions = [streams.completion(problem) for problem in streams.labelled]
     rows = labelled_rows(base, streams.labelled, completions, recipe.update.max_length)
+    for name, problems in streams.held_out.items():
+        if recipe.gate.metric == "reward":
+            check_fits(base, problems, recipe.sampling.max_tokens, name)
+        else:
+            labelled_rows(base, problems, [streams.completion(problem) for problem in problems], None)
     feedback = load_feedback(recipe.rewards, reference_columns=streams.reference_columns, label_free=False)
     stack.enter_context(feedback)
+    if recipe.rewards and threads is None:
+        try_rewards(recipe, base, LocalGenerator(runtime), streams.labelled[:TRIAL_PROBLEMS], feedback)
     return Prepared(recipe, runtime, streams, base, SFT(recipe.update, rows, recipe.rounds), feedback)

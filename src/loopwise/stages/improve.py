@@ -18,18 +18,26 @@ from loopwise.loop import Position
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import check_fits
 from loopwise.results import Result, conclude, write_policy
-from loopwise.runtime import Runtime, make_runtime, run_async, seed_key
-from loopwise.session import Observer, Parts, Session, Stages, recorded_threads, sampling_of, start_policy
+from loopwise.runtime import Runtime, make_runtime, run_async
+from loopwise.session import (
+    TRIAL_PROBLEMS,
+    Observer,
+    Parts,
+    Session,
+    Stages,
+    recorded_threads,
+    start_policy,
+    try_rewards,
+)
 from loopwise.stages.controls import SideRuns, control_recipe, run_id, stage_name
 from loopwise.tasks.streams import Streams, open_streams
-from loopwise.types import Feedback, FeedbackSource, Generator, Request, Sample, Update
+from loopwise.types import Feedback, FeedbackSource, Generator, Sample, Update
 from loopwise.update.rft import RFT
 from loopwise.update.rows import labelled_rows
 from loopwise.workspace import RunFiles, Workspace, open_workspace
 
 RUN_ID = "improve"
 BASE = "base"
-TRIAL_PROBLEMS = 3
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ def improve(
     if not isinstance(recipe, ImproveRecipe):
         recipe = load_recipe(ImproveRecipe, recipe)
     with ExitStack() as stack:
-        threads = recorded_threads(out, RUN_ID) if resume else None
+        threads = recorded_threads(out, RUN_ID, resume=resume)
         prepared = prepare(stack, recipe, threads, rewards, update, generator, policy, trial=not resume)
         workspace = stack.enter_context(
             open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
@@ -141,13 +149,14 @@ def prepare(
     if update is None:
         update = _update(recipe, streams, base)
     loop.check_needs(update, generator.offers)
-    if base.weights is not None:
-        for name, problems in streams.held_out.items():
-            check_fits(base, problems, recipe.sampling.max_tokens, name)
+    _check_rows(recipe, streams, base)
     samples: tuple[Sample, ...] = ()
     judged = Feedback.empty(0)
     if trial:
-        samples, judged = _try_rewards(recipe, streams, base, generator, feedback)
+        tried = list(streams.draw(1, TRIAL_PROBLEMS))[:TRIAL_PROBLEMS]
+        samples, judged = try_rewards(recipe, base, generator, tried, feedback)
+        if report is not None:
+            run_async(report.check(tried, samples))
     return Prepared(recipe, runtime, streams, base, update, generator, feedback, report, samples, judged, own_parts)
 
 
@@ -162,25 +171,25 @@ def _check_promises(recipe: ImproveRecipe) -> None:
         raise ConfigError('key "controls": labelled needs labelled rows. Name them with data.labelled.')
 
 
+def _check_rows(recipe: ImproveRecipe, streams: Streams, base: Policy) -> None:
+    """Refuse rows that the run would only stumble over later: prompts too long, completions that are not there."""
+    train = streams.draw(1, streams.train_count) if streams.train_count else ()
+    if base.weights is not None:
+        for name, problems in {**streams.held_out, "train": train}.items():
+            check_fits(base, problems, recipe.sampling.max_tokens, name)
+    compared = list(streams.held_out.values()) if recipe.gate.metric == "likelihood" else []
+    learned = [train] if recipe.update.keep == "gold" or "gold" in recipe.controls else []
+    for problems in (*compared, *learned):
+        for problem in problems:
+            streams.completion(problem)
+
+
 def _update(recipe: ImproveRecipe, streams: Streams, base: Policy) -> RFT:
     completions = [streams.completion(problem) for problem in streams.labelled]
     labelled = labelled_rows(base, streams.labelled, completions, recipe.update.max_length)
     if recipe.update.keep == "none" and not labelled:
         raise ConfigError('key "update.keep": none trains on labelled rows alone, and there are none (data.labelled).')
     return RFT(recipe.update, labelled, recipe.samples, recipe.rounds, base, streams.completion)
-
-
-def _try_rewards(
-    recipe: ImproveRecipe, streams: Streams, base: Policy, generator: Generator, feedback: RewardSum
-) -> tuple[tuple[Sample, ...], Feedback]:
-    """Three real samples, judged. Raises RewardError when a reward breaks its contract on them."""
-    problems = list(streams.draw(1, TRIAL_PROBLEMS))[:TRIAL_PROBLEMS]
-    requests = [
-        Request(f"trial/{place}", problem, place, 0, seed_key(recipe.seed, "trial", place))
-        for place, problem in enumerate(problems)
-    ]
-    samples = run_async(generator.generate(base, requests, sampling_of(recipe)))
-    return tuple(samples), run_async(feedback.check(problems, samples))
 
 
 def run_prepared(prepared: Prepared, workspace: Workspace, name: str, observer: Observer) -> tuple[Session, Position]:

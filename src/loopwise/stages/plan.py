@@ -11,6 +11,7 @@ from loopwise.config import ImproveRecipe, TuneRecipe
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_completions, encode_prompts
 from loopwise.runtime import Runtime
+from loopwise.session import TRIAL_PROBLEMS
 from loopwise.stages import finetune, improve
 from loopwise.tasks.streams import Streams
 
@@ -82,7 +83,7 @@ def _loop(recipe: ImproveRecipe, streams: Streams) -> Iterator[tuple[str, str]]:
 
 
 def _trial(prepared: improve.Prepared) -> Iterator[tuple[str, str]]:
-    problems = list(prepared.streams.draw(1, improve.TRIAL_PROBLEMS))[: improve.TRIAL_PROBLEMS]
+    problems = list(prepared.streams.draw(1, TRIAL_PROBLEMS))[:TRIAL_PROBLEMS]
     totals = prepared.trial_feedback.totals
     for problem, sample, total in zip(problems, prepared.trial, totals.tolist(), strict=True):
         verdict = "could not be judged" if math.isnan(total) else f"{total:g}"

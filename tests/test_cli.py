@@ -1,0 +1,206 @@
+"""The command line where nothing is wrong: dry runs, JSON, the runs commands, odd but good input, and quick help."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.bad_inputs import IMPROVE, ROWS, TUNE, lines, reward, save_model
+from typer.testing import CliRunner, Result
+
+from loopwise.cli import app
+
+EQUAL = reward("return [1.0] * len(completions)")["mine.py"]
+NONE = reward("return [None] * len(completions)")["mine.py"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("models") / "model")
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a test, with a model, rows and two recipes."""
+    (tmp_path / "model").symlink_to(model)
+    (tmp_path / "rows.jsonl").write_text(lines(*ROWS))
+    (tmp_path / "improve.yaml").write_text(IMPROVE)
+    (tmp_path / "tune.yaml").write_text(TUNE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def loopwise(*arguments: str) -> Result:
+    """A command that must succeed."""
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "150"})
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def strict(text: str) -> Any:
+    """Parse JSON as other languages do: without NaN."""
+
+    def refuse(constant: str) -> Any:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_dry_run_of_the_loop(workshop: Path) -> None:
+    before = sorted(workshop.rglob("*"))
+    shown = loopwise("improve", "improve.yaml", "--dry-run").stdout
+    assert "4 problems x 2 samples = 8 samples" in shown
+    assert "1 steps x 2 rows = 2 rows" in shown
+    assert "about 0.00 GiB" in shown
+    assert shown.count(" -> 0") + shown.count(" -> 1") == 3
+    assert sorted(workshop.rglob("*")) == before
+
+
+def test_dry_run_of_tuning_as_json(workshop: Path) -> None:
+    before = sorted(workshop.rglob("*"))
+    plan = strict(loopwise("tune", "tune.yaml", "update.steps=12", "--dry-run", "--json").stdout)
+    assert plan["each round"]["training"] == "12 steps x 2 rows = 24 rows, 1.0 epochs"
+    assert plan["data"] == {"train": "24 rows", "dev": "8 problems", "test": "8 problems", "labelled": "24 rows"}
+    assert plan["machine"]["memory"].endswith("(estimate)")
+    assert sorted(workshop.rglob("*")) == before
+
+
+def test_dry_run_says_how_few_rows_there_are(workshop: Path) -> None:
+    shown = loopwise("improve", "improve.yaml", "problems=100", "--dry-run").stdout
+    assert "100 problems a round asked for, the train rows are only 24" in shown
+
+
+def test_dry_run_of_a_reward_that_cannot_judge(workshop: Path) -> None:
+    (workshop / "mine.py").write_text(NONE)
+    shown = loopwise("improve", "improve.yaml", "rewards=['mine.py:f']", "--dry-run").stdout
+    assert shown.count("could not be judged") == 3
+
+
+@pytest.mark.parametrize("command", ["improve", "tune"])
+def test_json_is_all_there_is_on_standard_output(command: str, workshop: Path) -> None:
+    result = loopwise(command, f"{command}.yaml", "--out", "out", "--json")
+    summary = strict(result.stdout)
+    assert summary["run_id"] == command
+    assert summary["rounds"][0]["round"] == 1
+    assert "Report: out/report.html" in result.stderr
+
+
+def test_json_where_nothing_could_be_judged(workshop: Path) -> None:
+    (workshop / "mine.py").write_text(NONE)
+    result = loopwise("improve", "improve.yaml", "rewards=['mine.py:f']", "--out", "out", "--json")
+    assert strict(result.stdout)["stages"]["improved"]["test"] == {"accuracy": None, "ci95": [None, None], "n": 0}
+
+
+def test_a_reward_that_fails_later_is_told(workshop: Path) -> None:
+    (workshop / "mine.py").write_text(
+        "calls = []\n"
+        "def f(completions, **columns):\n"
+        "    calls.append(1)\n"
+        "    assert len(calls) == 1, 'only once'\n"
+        "    return [1.0] * len(completions)\n"
+    )
+    shown = loopwise("improve", "improve.yaml", "rewards=['mine.py:f']", "--out", "out").stdout
+    assert "warning: reward f failed on 8 of 8 samples" in shown
+
+
+def test_runs(workshop: Path) -> None:
+    first = strict(loopwise("improve", "improve.yaml", "--seed", "3", "--out", "runs/a", "--json").stdout)
+    loopwise("tune", "tune.yaml", "--out", "runs/b")
+    (workshop / "runs" / "c").mkdir()
+    (workshop / "runs" / "c" / "journal.db").write_text("damaged")
+    found = strict(loopwise("runs", "list", "--json").stdout)
+    assert [(run["folder"], run["run"], run["status"], run["rounds"]) for run in found] == [
+        ("runs/a", "improve", "finished", 1),
+        ("runs/b", "tune", "finished", 1),
+        ("runs/c", None, "unreadable", 0),
+    ]
+    table = loopwise("runs", "list", "runs").stdout
+    assert "runs/a" in table
+    assert "unreadable" in table
+    shown = strict(loopwise("runs", "show", "runs/a", "--json").stdout)
+    assert shown["improve"]["status"] == "finished"
+    assert [row["round"] for row in shown["improve"]["rounds"]] == [1]
+    assert "gate" in loopwise("runs", "show", "runs/a").stdout
+    resumed = strict(loopwise("runs", "resume", "runs/a", "--json").stdout)
+    assert resumed["stages"] == first["stages"]
+    assert resumed["seed"] == 3
+
+
+def test_no_runs(workshop: Path) -> None:
+    assert "no runs here. Start one with `loopwise demo`" in loopwise("runs", "list").stdout
+    assert strict(loopwise("runs", "list", "--json").stdout) == []
+
+
+GOOD = {
+    "recipe with Windows line ends": (IMPROVE.replace("\n", "\r\n").encode(), [], {}),
+    "recipe with a byte-order mark": (b"\xef\xbb\xbf" + IMPROVE.encode(), [], {}),
+    "recipe with anchors": (
+        IMPROVE.replace("[number]", "[&rule {use: number}]").encode() + b"report_rewards: [*rule]\n",
+        [],
+        {},
+    ),
+    "numbers as text": (IMPROVE.encode(), ["rounds='1'", "update.optimizer.lr='1e-4'"], {}),
+    "rows with Windows line ends and names beyond ASCII": (
+        IMPROVE.replace("rows.jsonl", "é 行.jsonl").encode(),
+        [],
+        {"é 行.jsonl": "\ufeff" + lines(*ROWS).replace("\n", "\r\n")},
+    ),
+    "one row": (
+        IMPROVE.encode(),
+        ["data={train: one.jsonl, dev: 0, test: 0, reference_columns: [answer]}"],
+        {"one.jsonl": lines(ROWS[0])},
+    ),
+    "rows twice": (
+        IMPROVE.encode(),
+        ["data={train: twice.jsonl, dev: 0, test: 0, reference_columns: [answer]}", "problems=80"],
+        {"twice.jsonl": lines(*ROWS, *ROWS)},
+    ),
+    "nothing passes": (IMPROVE.encode(), ["update.threshold=5", "rounds=2"], {}),
+    "all rewards equal": (IMPROVE.encode(), ["rewards=['mine.py:f']"], {"mine.py": EQUAL}),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_odd_but_good(name: str, workshop: Path) -> None:
+    recipe, overrides, files = GOOD[name]
+    (workshop / "recipe.yaml").write_bytes(recipe)
+    for file, content in files.items():
+        (workshop / file).write_text(content, encoding="utf-8", newline="")
+    loopwise("improve", "recipe.yaml", *overrides, "--out", "out")
+    assert (workshop / "out" / "model" / "model.safetensors").is_file()
+
+
+def test_the_help_shows_a_whole_recipe() -> None:
+    shown = loopwise("improve", "--help").stdout
+    assert "reference_columns: [answer]}" in shown
+    assert "rewards: [number]" in shown
+
+
+@pytest.mark.parametrize(
+    "start", ["import loopwise", "import runpy; runpy.run_module('loopwise', run_name='__main__')"]
+)
+def test_starting_loads_nothing_heavy(start: str) -> None:
+    heavy = "{'torch', 'transformers', 'scipy', 'pyarrow', 'sqlalchemy'}"
+    code = (
+        f"import sys; sys.argv = ['loopwise', '--help']\ntry:\n    {start}\nexcept SystemExit: pass\n"
+        f"print({heavy} & set(sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert shown.splitlines()[-1] == "set()"
+
+
+@pytest.mark.skipif(os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1), reason="the machine is too busy to time anything")
+def test_help_answers_in_half_a_second() -> None:
+    def seconds() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "loopwise", "--help"], capture_output=True, timeout=60, check=True)
+        return time.perf_counter() - began
+
+    assert statistics.median(seconds() for _ in range(3)) < 0.5
