@@ -25,9 +25,9 @@ STAGES = {
     "untrained": "untrained",
     "base": "base",
     "tuned": "tuned",
-    "control": "control: labelled rows alone",
-    "control_unfiltered": "control: unfiltered samples",
-    "control_gold": "control: gold answers (ceiling)",
+    "control": "control: labels alone",
+    "control_unfiltered": "control: unfiltered",
+    "control_gold": "ceiling: gold answers",
     "improved": "improved",
 }
 
@@ -68,8 +68,7 @@ class ConsoleObserver(Observer):
         self.console.print(Text(TITLES.get(run_id, run_id), style="bold"))
         if done:
             self.console.print(f"  resumed after round {done} of {rounds}")
-        if run_id != "tune":
-            self.console.print(Text("  round   kept  reward  pass@k  dev before → after        seconds", style="dim"))
+        self.console.print(Text("  round   kept  reward  pass@k  dev before → after        seconds", style="dim"))
 
     def progress(self, what: str, done: int, total: int) -> None:
         if what != self._phase_name or self._phase is None:

@@ -130,9 +130,8 @@ def prepare(
     """
     _check_promises(recipe)
     runtime = make_runtime(recipe.runtime, recipe.seed, threads)
-    streams = open_streams(recipe.data, recipe.seed, supervised=False)
-    if recipe.label_free:
-        streams = streams.without_references()
+    opened = open_streams(recipe.data, recipe.seed, supervised=False)
+    streams = opened.without_references() if recipe.label_free else opened
     columns, free = streams.reference_columns, recipe.label_free
     feedback: RewardSum = (
         RewardSum.from_functions(rewards, reference_columns=columns, label_free=free)
@@ -156,7 +155,7 @@ def prepare(
         tried = list(streams.draw(1, TRIAL_PROBLEMS))[:TRIAL_PROBLEMS]
         samples, judged = try_rewards(recipe, base, generator, tried, feedback)
         if report is not None:
-            run_async(report.check(tried, samples))
+            run_async(report.check(opened.draw(1, TRIAL_PROBLEMS)[:TRIAL_PROBLEMS], samples))
     return Prepared(recipe, runtime, streams, base, update, generator, feedback, report, samples, judged, own_parts)
 
 

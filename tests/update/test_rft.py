@@ -1,0 +1,204 @@
+"""Rejection-sampling fine-tuning: what is kept, what is pooled, where it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loopwise.config import OptimizerConfig, RFTConfig
+from loopwise.models.logps import TokenRow
+from loopwise.models.policy import Policy
+from loopwise.models.tokens import encode_completions, encode_prompts
+from loopwise.types import Context, Feedback, Partial, Problem, Sample, Scored
+from loopwise.update.rft import RFT, select
+from loopwise.update.rows import Pool, labelled_rows
+
+CONFIG = RFTConfig(steps=2, batch_size=4, optimizer=OptimizerConfig(lr=1e-2))
+PROBLEMS = tuple(Problem(f"p{place}", f"{place}+1=", {"answer": str(place + 1)}) for place in range(3))
+
+
+def scored(groups: Sequence[Sequence[tuple[str, float | None]]], policy: Policy | None = None) -> Scored:
+    """A rollout from each group's texts and rewards; with a policy the samples carry token ids too."""
+    samples, rewards = [], []
+    for group, members in enumerate(groups):
+        for index, (text, reward) in enumerate(members):
+            ids: dict[str, Any] = {}
+            if policy is not None:
+                [prompt], [tokens] = encode_prompts(policy, [PROBLEMS[group]]), encode_completions(policy, [text])
+                ids = {"prompt_ids": tuple(prompt), "token_ids": tuple(tokens), "loss_mask": (1,) * len(tokens)}
+            name = f"{group}/{index}"
+            samples.append(Sample(name, f"p{group}", group, index, "policy", text, "stop", **ids))
+            rewards.append([np.nan if reward is None else reward])
+    table = np.array(rewards, dtype=np.float64).reshape(-1, 1)
+    return Scored(PROBLEMS[: len(groups)], tuple(samples), Feedback(("exact",), (1.0,), table, ~np.isnan(table)))
+
+
+def ids(rollout: Scored, **config: Any) -> list[str]:
+    places = select(rollout, CONFIG.model_copy(update=config))
+    return [rollout.samples[place].id for place in places]
+
+
+def test_samples_pass_at_the_threshold() -> None:
+    rollout = scored([[("a", 1.0), ("b", 0.99), ("c", 1.5)], [("d", 0.0)]])
+    assert ids(rollout) == ["0/0", "0/2"]
+    assert ids(rollout, threshold=0.99) == ["0/0", "0/1", "0/2"]
+    assert ids(rollout, threshold=-1.0) == ["0/0", "0/1", "0/2", "1/0"]
+
+
+@pytest.mark.parametrize("total", [0.1 + 0.2 + 0.7, 0.7 + 0.2 + 0.1])
+def test_the_threshold_forgives_the_rounding_of_sums(total: float) -> None:
+    # Both are 1 but for the order of adding; pass@k forgives it too.
+    assert ids(scored([[("a", total), ("b", total - 1e-6)]])) == ["0/0"]
+
+
+def test_masked_samples_never_pass() -> None:
+    rollout = scored([[("a", None), ("b", 1.0)]])
+    assert ids(rollout) == ["0/1"]
+    assert ids(rollout, threshold=-5.0) == ["0/1"]
+
+
+def test_duplicates_within_a_group_are_kept_once() -> None:
+    assert ids(scored([[("a", 1.0), ("a", 1.0), ("b", 1.0)], [("a", 1.0)]])) == ["0/0", "0/2", "1/0"]
+
+
+def test_tokens_tell_apart_what_texts_do_not(policy: Policy) -> None:
+    rollout = scored([[("2", 1.0), ("2", 1.0), ("2", 1.0)]], policy)
+    open_ended = replace(rollout.samples[1], token_ids=rollout.samples[1].token_ids[:-1])
+    rollout = replace(rollout, samples=(rollout.samples[0], open_ended, rollout.samples[2]))
+    assert ids(rollout) == ["0/0", "0/1"]
+
+
+def test_a_problem_gives_at_most_so_many() -> None:
+    group = [(str(place), 1.0) for place in range(6)]
+    assert ids(scored([group, group]), per_problem=2) == ["0/0", "0/1", "1/0", "1/1"]
+    # A miss or a duplicate takes no place.
+    mixed = [("x", 0.0), ("a", 1.0), ("a", 1.0), ("b", 1.0), ("c", 1.0)]
+    assert ids(scored([mixed]), per_problem=2) == ["0/1", "0/3"]
+
+
+def test_all_are_kept_unfiltered_but_distinct_and_capped() -> None:
+    rollout = scored([[("a", 0.0), ("a", 1.0), ("b", None), ("c", 1.0)]])
+    assert ids(rollout, keep="all", per_problem=2) == ["0/0", "0/2"]
+
+
+class Rollouts:
+    """A rollout that hands out what it was given, and counts its calls."""
+
+    def __init__(self, *results: Scored) -> None:
+        self.results = list(results)
+        self.calls: list[tuple[Policy, int, int]] = []
+
+    def __call__(self, policy: Policy, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
+        self.calls.append((policy, len(problems), k))
+        return self.results.pop(0)
+
+
+@pytest.fixture
+def labelled(policy: Policy) -> tuple[TokenRow, ...]:
+    return labelled_rows(policy, [Problem("l", "9+9=")], ["18"], None)
+
+
+def pool_of(state: Any) -> list[TokenRow]:
+    return list(Pool.from_state(state["pool"]))
+
+
+def rows(policy: Policy, *pairs: tuple[int, str]) -> list[TokenRow]:
+    found = labelled_rows(policy, [PROBLEMS[place] for place, _ in pairs], [text for _, text in pairs], None)
+    return [replace(row, loss_mask=(1,) * len(row.token_ids)) for row in found]
+
+
+def test_what_passes_is_pooled_round_after_round(
+    policy: Policy, context: Context, labelled: tuple[TokenRow, ...]
+) -> None:
+    kept: list[str] = []
+    rollouts = Rollouts(
+        scored([[("1", 1.0), ("7", 0.0)], [("2", 1.0), ("02", 1.0)], [("9", 0.0), ("x", None)]], policy),
+        scored([[("1", 1.0), ("01", 1.0)]], policy),
+    )
+    update = RFT(CONFIG, labelled, samples=2, rounds=2)
+    context = replace(context, keep=kept.extend)
+    first = update(policy, None, PROBLEMS, rollouts, context)
+    assert rollouts.calls == [(policy, 3, 2)]
+    assert kept == ["0/0", "1/0", "1/1"]
+    assert first.metrics["kept"] == first.metrics["new"] == first.metrics["pool"] == 3
+    assert pool_of(first.state) == rows(policy, (0, "1"), (1, "2"), (1, "02"))
+    second = update(first.candidate, first.state, PROBLEMS[:1], rollouts, replace(context, round=2))
+    assert rollouts.calls[1] == (first.candidate, 1, 2)
+    figures = [second.metrics[name] for name in ("kept", "new", "pool")]
+    assert figures == [2, 1, 4], "a sample pooled before is kept, but not new"
+    assert pool_of(second.state)[3:] == rows(policy, (0, "01"))
+    assert second.state["learner"]["steps_done"] == 4
+
+
+def test_samples_without_ids_are_pooled_as_text(policy: Policy, context: Context) -> None:
+    updated = RFT(CONFIG, (), samples=1, rounds=1)(policy, None, PROBLEMS, Rollouts(scored([[("1", 1.0)]])), context)
+    assert pool_of(updated.state) == rows(policy, (0, "1"))
+
+
+def test_gold_learns_the_references_and_draws_nothing(policy: Policy, context: Context) -> None:
+    config = CONFIG.model_copy(update={"keep": "gold"})
+    update = RFT(config, (), samples=2, rounds=1, gold=lambda problem: problem.columns["answer"])
+    rollouts = Rollouts()
+    updated = update(policy, None, PROBLEMS, rollouts, context)
+    assert rollouts.calls == []
+    assert pool_of(updated.state) == rows(policy, (0, "1"), (1, "2"), (2, "3"))
+
+
+def test_none_goes_on_with_the_labelled_rows_alone(
+    policy: Policy, context: Context, labelled: tuple[TokenRow, ...]
+) -> None:
+    config = CONFIG.model_copy(update={"keep": "none", "steps": 30, "optimizer": OptimizerConfig(lr=1e-2)})
+    losses: list[float] = []
+    rollouts = Rollouts()
+    watched = replace(context, record=lambda step, metrics: losses.append(metrics["loss"]))
+    updated = RFT(config, labelled, samples=2, rounds=1)(policy, None, PROBLEMS, rollouts, watched)
+    assert rollouts.calls == []
+    assert pool_of(updated.state) == []
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_a_round_that_keeps_nothing_changes_nothing(policy: Policy, context: Context) -> None:
+    rollouts = Rollouts(scored([[("7", 0.0)]]))
+    updated = RFT(CONFIG, (), samples=1, rounds=1)(policy, None, PROBLEMS, rollouts, context)
+    assert updated.candidate.id == policy.id
+    assert updated.metrics == {"kept": 0, "new": 0, "pool": 0}
+
+
+def test_a_restart_begins_at_the_base_and_goes_on_without(
+    policy: Policy, context: Context, labelled: tuple[TokenRow, ...]
+) -> None:
+    def second_round(restart: bool, base: Policy | None) -> Policy:
+        config = CONFIG.model_copy(update={"restart": restart, "keep": "none"})
+        update = RFT(config, labelled, samples=1, rounds=2, base=base)
+        first = update(policy, None, PROBLEMS, Rollouts(), context)
+        # The same batches in both rounds, so that only the start can differ.
+        return update(first.candidate, first.state, PROBLEMS, Rollouts(), context).candidate
+
+    once = RFT(CONFIG.model_copy(update={"keep": "none", "restart": True}), labelled, 1, 1)
+    from_base = once(policy, None, PROBLEMS, Rollouts(), context).candidate
+    assert second_round(True, policy).id == from_base.id
+    assert second_round(False, policy).id != from_base.id
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_round_stopped_in_the_middle_ends_the_same(
+    policy: Policy, context: Context, labelled: tuple[TokenRow, ...], stop: int, restart: bool
+) -> None:
+    config = CONFIG.model_copy(update={"steps": 4, "restart": restart})
+    update = RFT(config, labelled, samples=1, rounds=2, base=policy)
+    first = update(policy, None, PROBLEMS, Rollouts(scored([[("1", 1.0)]], policy)), context)
+    second = replace(context, round=2)
+    rollout = scored([[("01", 1.0)], [("2", 1.0)]], policy)
+    partials: dict[int, Partial] = {}
+    watched = replace(second, checkpoint=lambda step, go: partials.setdefault(step, Partial(step, *go())))
+    whole = update(first.candidate, first.state, PROBLEMS, Rollouts(rollout), watched)
+    resumed = replace(second, partial=partials[stop])
+    again = update(first.candidate, first.state, PROBLEMS, Rollouts(rollout), resumed)
+    assert again.candidate.id == whole.candidate.id
+    assert again.metrics == whole.metrics
+    assert pool_of(again.state) == pool_of(whole.state)
