@@ -171,9 +171,10 @@ def test_a_failing_control_is_an_error_that_says_so(small_demo: None, tmp_path: 
     from loopwise.session import Observer
     from loopwise.stages.controls import SideRuns
 
-    with SideRuns(tmp_path, 1) as side, pytest.raises(LoopwiseError, match="control labelled stopped"):
+    with SideRuns(tmp_path, 1) as side:
         side.start(["labelled"])
-        side.finish("labelled", Observer())
+        with pytest.raises(LoopwiseError, match="control labelled stopped"):
+            side.finish("labelled", Observer())
 
 
 def test_a_run_killed_before_it_began_is_no_obstacle(gsm8k: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from documents import READMES, ROOT, code_blocks, named_files
+from tests.docs.documents import READMES, ROOT, code_blocks, named_files
 from typer.testing import CliRunner
 
 from loopwise.cli import app

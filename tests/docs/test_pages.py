@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from documents import PAGES, READMES, ROOT, code_blocks, named_files, tour
+from tests.docs.documents import PAGES, READMES, ROOT, code_blocks, named_files, tour
 
 from loopwise.cli import app
 from loopwise.config import ImproveRecipe, TuneRecipe, load_recipe, parse_recipe

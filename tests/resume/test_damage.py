@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.resume.harness import recipe
+from tests.resume.test_kill import content
 
 from loopwise.errors import CheckpointError, DiskFullError, LoopwiseError, ResumeError
 from loopwise.runs.journal import Journal
 from loopwise.session import Observer
 from loopwise.stages.finetune import tune
-from tests.resume.harness import recipe
-from tests.resume.test_kill import content
 
 
 class StopAfter(Observer):

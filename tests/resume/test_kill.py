@@ -34,13 +34,15 @@ def content(out: Path) -> dict[str, Any]:
     with Journal.open(out / "journal.db", read_only=True) as journal:
         found: dict[str, Any] = {}
         for run in journal.runs():
-            samples = {row.place._replace(run_id="") + (row.sample.id,): row for row in journal.all_samples(run.run_id)}
+            samples = {row.sample.id: row for row in journal.all_samples(run.run_id)}
             found[run.run_id] = {
                 "samples": {key: (row.sample, row.parts, row.kept) for key, row in samples.items()},
                 "count": sum(1 for _ in journal.all_samples(run.run_id)),
                 "rounds": [_timeless(dict(row.summary)) for row in journal.rounds(run.run_id)],
                 "budget": [_timeless(vars(row.budget)) for row in journal.rounds(run.run_id)],
-                "decisions": [(row.round, row.decision.accepted, row.decision.reason) for row in journal.decisions(run.run_id)],
+                "decisions": [
+                    (row.round, row.decision.accepted, row.decision.reason) for row in journal.decisions(run.run_id)
+                ],
                 "steps": [(row.round, row.step, row.metrics) for row in journal.steps(run.run_id)],
                 "status": run.status,
             }

@@ -79,7 +79,7 @@ def test_comes_back(tmp_path_factory, state):
         torch.nn.Parameter(torch.ones(2)).data,
         torch.zeros(2, dtype=torch.float8_e4m3fn),
     ],
-    ids=str,
+    ids=["transposed", "strided", "bfloat16", "empty", "trained", "parameter", "float8"],
 )
 def test_odd_tensors(tmp_path, tensor):
     found = round_trip(tmp_path, tensor)

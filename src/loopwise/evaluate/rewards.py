@@ -134,8 +134,6 @@ def load_feedback(
     names = _distinct_names([_name(config) for config in configs])
     parts = []
     for config, name in zip(configs, names, strict=True):
-        if not math.isfinite(config.weight):
-            raise ConfigError(f'reward "{name}": weight must be a number, found {config.weight}.')
         uses_reference = _uses_reference(config, label_free)
         hidden = frozenset() if uses_reference else frozenset(reference_columns)
         parts.append(RewardPart(name, config.weight, uses_reference, _caller(config, folder or Path()), hidden))

@@ -166,6 +166,11 @@ def _check_promises(recipe: ImproveRecipe) -> None:
         raise ConfigError('key "controls": gold trains on references, which a label_free run may not. Leave it out.')
     if recipe.label_free and recipe.update.keep == "gold":
         raise ConfigError('key "update.keep": gold trains on references, which a label_free run may not.')
+    if recipe.label_free and recipe.data.labelled:
+        raise ConfigError(
+            'key "data.labelled": a label_free run learns from no labelled rows. Leave it out, and give the model what '
+            "labels there are with `loopwise tune` before."
+        )
     if "labelled" in recipe.controls and not recipe.data.labelled:
         raise ConfigError('key "controls": labelled needs labelled rows. Name them with data.labelled.')
 
