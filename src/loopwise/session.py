@@ -163,12 +163,17 @@ class Session:
             for split in gate.splits:
                 self.measure(0, position.incumbent, split, stage="base")
             self._watch(0, position.policy)
+
+        def decide(number: int, candidate: Policy, at: Position) -> Decision:
+            self._watch(number, candidate)
+            return gate.decide(number, candidate, at.incumbent, at.incumbent_round)
+
         steps = Steps(
             draw=self._draw,
             update=self.parts.update,
             rollout=self._rollout,
             context=self._context,
-            gate=lambda number, candidate, at: gate.decide(number, candidate, at.incumbent, at.incumbent_round),
+            gate=decide,
             spent=self.meter.spent,
             commit=self._commit,
             exhausted=self._exhausted,
@@ -262,7 +267,6 @@ class Session:
         )
 
     def _commit(self, position: Position, updated: Updated, decision: Decision) -> None:
-        self._watch(position.round, updated.candidate)
         summary = self._summary(position, updated, decision)
         self.files.commit_round(position, summary, decision, self._kept)
         self.meter.resume(position)
