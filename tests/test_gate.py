@@ -93,19 +93,49 @@ def test_a_gate_switched_off_accepts_and_still_tells() -> None:
 
 
 def test_problems_that_could_not_be_judged_drop_out_in_pairs() -> None:
-    half = np.where(np.arange(100) < 50, np.nan, WORSE)
-    decision = decide({"dev": half})
+    half = np.arange(100) < 50
+    decision = decide({"dev": np.where(half, np.nan, WORSE)}, {"dev": np.where(half, np.nan, SAME)})
     assert decision.n == 50
     assert decision.difference == 0, "the losses lie among the problems left out"
     assert decision.accepted
 
 
-def test_nothing_judged_shows_no_loss() -> None:
-    decision = decide({"dev": NAN})
-    assert decision.accepted
-    assert decision.n == 0
-    assert np.isnan(decision.difference)
-    assert "n=0" in decision.reason
+@pytest.mark.parametrize(("judged", "reason"), [(0, "100 of 100"), (50, "50 of 100"), (89, "11 of 100")])
+def test_a_candidate_that_cannot_be_judged_is_rolled_back(judged: int, reason: str) -> None:
+    decision = decide({"dev": np.where(np.arange(100) < judged, 1.0, np.nan)})
+    assert (decision.accepted, decision.best) == (False, False)
+    assert decision.reason == f"rolled back, dev could not be judged: {reason} problems"
+
+
+def test_a_few_problems_less_are_still_judged() -> None:
+    assert decide({"dev": np.where(np.arange(100) < 90, BETTER, np.nan)}).best
+
+
+def test_shares_are_of_what_the_incumbent_was_judged_on() -> None:
+    known = np.where(np.arange(100) < 50, SAME, np.nan)
+    assert decide({"dev": known}, {"dev": known}).best
+    elsewhere = np.where(np.arange(100) < 50, np.nan, 1.0)
+    assert decide({"dev": elsewhere}, {"dev": known}).reason.endswith("dev could not be judged: 50 of 50 problems")
+
+
+def test_an_unjudged_skill_rolls_back_whatever_dev_says() -> None:
+    decision = decide({"dev": BETTER, "skill:sums.jsonl": NAN})
+    assert not decision.accepted
+    assert "skill:sums.jsonl could not be judged: 100 of 100 problems" in decision.reason
+
+
+def test_against_an_unjudged_incumbent_what_is_judged_is_accepted() -> None:
+    decision = decide({"dev": WORSE}, {"dev": NAN})
+    assert (decision.accepted, decision.best, decision.n) == (True, True, 0)
+    assert decision.reason == ("new best: dev 0.4000, accepted without comparison: the incumbent could not be judged")
+    both = decide({"dev": NAN}, {"dev": NAN})
+    assert (both.accepted, both.best) == (False, False)
+
+
+def test_a_gate_switched_off_never_makes_the_unjudged_the_result() -> None:
+    decision = decide({"dev": NAN}, enabled=False)
+    assert (decision.accepted, decision.best) == (True, False)
+    assert decision.reason == "gate off, dev could not be judged: 100 of 100 problems"
 
 
 def test_without_held_out_problems_every_candidate_is_accepted() -> None:

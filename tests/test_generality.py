@@ -235,7 +235,54 @@ def test_a_mutation_of_weights(run: Run, policy: Policy) -> None:
         assert {sample.policy_id for sample in parents} != {sample.policy_id for sample in children}
         assert len(parents) == len(children) == 6 * 4
         assert entry["samples"] == 2 * 6 * 4
+        totals = [
+            t for place, _, t in history(result.out)["samples"] if (place.round, place.phase) == (number, "train")
+        ]
+        assert len(totals) == 2 * 6 * 4
+        assert entry["reward"] == pytest.approx(sum(totals) / len(totals)), "of all rollouts, not of the last"
     assert result.policy.id != policy.id, "with this seed some mutant is better"
+
+
+def broken_weights(policy: Policy, state: Any, problems: Any, rollout: Rollout, context: Context) -> Updated:
+    """Weights that are no numbers any more, and steps that told of it."""
+    module = policy.trainable_module()
+    with torch.no_grad():
+        next(module.parameters())[0] = float("nan")
+    return Updated(policy.with_module(module), None, {"skipped": 2.0, "steps": 4.0})
+
+
+broken_weights.needs = frozenset({"weights"})
+
+
+class Notes(Observer):
+    """Keeps what a person is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def note(self, level: str, message: str) -> None:
+        self.told.append((level, message))
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("data", [{}, {"dev": 0, "test": 0}], ids=["gated", "without held-out rows"])
+def test_broken_weights_are_never_the_result(recipe: ImproveRecipe, policy: Policy, tmp_path: Path, data: Any) -> None:
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=data)})
+    notes = Notes()
+    # Nobody scores anything, so that no score can give the broken policy away.
+    zero = [lambda completions, **_: [0.0] * len(completions)]
+    parts: Any = {"update": broken_weights, "policy": policy, "rewards": zero, "observer": notes}
+    result = improve(recipe, tmp_path / "out", **parts)
+    assert result.policy.id == policy.id
+    rounds = result.summary["rounds"]
+    assert [(entry["accepted"], entry["dev_accuracy"]) for entry in rounds] == [(False, None)] * ROUNDS
+    reasons = {decision.reason for decision in history(result.out)["decisions"]}
+    assert reasons == {"rolled back, could not be judged: its weights hold numbers that are not finite"}
+    assert [entry["update/skipped"] for entry in rounds] == [2.0] * ROUNDS
+    skips = [message for level, message in notes.told if level == "warning" and "skipped" in message]
+    assert [message.split(",")[0] for message in skips] == [
+        f"round {number}: 2 optimizer steps were skipped" for number in range(1, ROUNDS + 1)
+    ]
 
 
 def test_a_mutation_of_prompts_leaves_the_weights_alone(run: Run, policy: Policy, runtime: Runtime) -> None:

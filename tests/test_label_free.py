@@ -27,6 +27,9 @@ def code(completions, answer, **_):
 
 def contains(completions, answer=None, **_):
     return [None if answer is None else float(a in c) for c, a in zip(completions, answer or completions)]
+
+def copied(completions, completion=None, **_):
+    return [None if completion is None else float(a in c) for c, a in zip(completions, completion or completions)]
 """
 LETTER = {"use": "regex", "options": {"pattern": "[a-e]"}}
 Make = Callable[..., ImproveRecipe]
@@ -39,7 +42,11 @@ def make_recipe(folder: Path, tmp_path: Path) -> Make:
     """A recipe over twenty rows, whose answers are ``answers`` in turn."""
 
     def make(answers: str = "0123456789", **changes: Any) -> ImproveRecipe:
-        rows = [{"prompt": f"{n}+1=", "answer": answers[n % len(answers)], "level": "easy"} for n in range(20)]
+        gold = [answers[n % len(answers)] for n in range(20)]
+        rows = [
+            {"prompt": f"{n}+1=", "answer": answer, "completion": answer, "level": "easy"}
+            for n, answer in enumerate(gold)
+        ]
         train = tmp_path / f"rows-{answers}.jsonl"
         train.write_text("\n".join(map(json.dumps, rows)))
         content = {
@@ -82,7 +89,7 @@ def test_corrupting_every_reference_changes_no_byte(make_recipe: Make, tmp_path:
     (tmp_path / "own.py").write_text(OWN)
     # A function of unknown habits joins the sum: it must be handed no references, and is masked without them.
     changes = {
-        "rewards": [LETTER, f"{tmp_path / 'own.py'}:contains"],
+        "rewards": [LETTER, f"{tmp_path / 'own.py'}:contains", f"{tmp_path / 'own.py'}:copied"],
         "report_rewards": [f"{tmp_path / 'own.py'}:code"],
     }
     honest = improve(make_recipe(**changes), tmp_path / "honest")
@@ -92,9 +99,10 @@ def test_corrupting_every_reference_changes_no_byte(make_recipe: Make, tmp_path:
     assert gold(honest) != gold(corrupted), "reported, never decisive"
 
 
-def test_the_same_corruption_shows_where_nothing_was_promised(make_recipe: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reward", ["contains", "copied"])
+def test_the_same_corruption_shows_where_nothing_was_promised(make_recipe: Make, tmp_path: Path, reward: str) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    changes = {"rewards": [f"{tmp_path / 'own.py'}:contains"], "label_free": False}
+    changes = {"rewards": [f"{tmp_path / 'own.py'}:{reward}"], "label_free": False}
     honest = improve(make_recipe(**changes), tmp_path / "honest")
     corrupted = improve(make_recipe("xyzxyz.=+a", **changes), tmp_path / "corrupted")
     assert told(honest)["weights"] != told(corrupted)["weights"]
@@ -145,12 +153,12 @@ def test_update_generator_and_rewards_are_shown_no_references(
     look.needs = frozenset({"text"})
 
     def reward(completions: Sequence[str], **rest: Any) -> list[float]:
-        columns["reward"] |= rest.keys() & {"answer", "level"}
+        columns["reward"] |= rest.keys() & {"answer", "completion", "level"}
         return [0.0] * len(completions)
 
     recipe = make_recipe(label_free=label_free)
     improve(recipe, tmp_path / "out", update=look, generator=spy, rewards=[reward])
-    expected = {"level"} if label_free else {"level", "answer"}
+    expected = {"level"} if label_free else {"level", "answer", "completion"}
     assert columns == {"update": expected, "reward": expected}
     assert {shown for phase, shown in spy.seen if phase in ("train", "trial")} == {frozenset(expected)}
 

@@ -13,6 +13,7 @@ import pytest
 
 from loopwise.errors import ConfigError
 from loopwise.models.policy import Policy
+from loopwise.models.prompts import render
 from loopwise.rollout import Roller, merge
 from loopwise.runs.journal import Journal
 from loopwise.runs.rows import Place
@@ -234,8 +235,7 @@ def test_samples_are_journaled_before_they_are_judged(make_roller: Make, journal
             return await super().judge(problems, samples)
 
     scored = make_roller(feedback=Watching()).at(1, "train", HOT)(POLICY, PROBLEMS, 2)
-    place = Place("run", 1, 0, "train")
-    assert journal.judged_ids(place) == {sample.id for sample in scored.samples}
+    assert journal.feedback_at(Place("run", 1, 0, "train"), scored.samples) is not None
     assert set(journal.problems("run")) == {problem.id for problem in PROBLEMS}
 
 
@@ -320,3 +320,17 @@ def test_merged_metrics_are_means_but_failures_add_up() -> None:
 
 def test_merging_nothing() -> None:
     assert merge([], []).rewards.shape == (0, 0)
+
+
+def test_prompts_are_rendered_for_a_prompt_state_alone(make_roller: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[str] = []
+
+    def counted(problem: Problem, state: PromptState) -> Any:
+        rendered.append(problem.id)
+        return render(problem, state)
+
+    monkeypatch.setattr("loopwise.rollout.render", counted)
+    make_roller().at(1, "train", HOT)(Policy(), PROBLEMS, 3)
+    assert rendered == []
+    make_roller().at(2, "train", HOT)(POLICY, PROBLEMS, 3)
+    assert rendered == ["p0", "p1", "p2", "p3", "p4"], "once a problem, not once a sample"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from loopwise.config import ImproveRecipe, TuneRecipe, load_recipe, parse_recipe
-from loopwise.errors import OutputExistsError
+from loopwise.errors import ControlError, DiskFullError, OutputExistsError
 from loopwise.models.folders import save_policy
 from loopwise.models.policy import Policy, Weights
 from loopwise.models.presets import character_tokenizer
 from loopwise.runs.journal import Journal
+from loopwise.session import Observer, Session
 from loopwise.stages import demo as demo_stage
 from loopwise.stages.finetune import tune
 from loopwise.stages.improve import improve
@@ -166,15 +170,180 @@ def test_controls_beside_the_loop_end_as_controls_after_it(small_demo: None, tmp
     assert beside.summary["budget"]["tokens_trained"] == after.summary["budget"]["tokens_trained"]
 
 
-def test_a_failing_control_is_an_error_that_says_so(small_demo: None, tmp_path: Path) -> None:
-    from loopwise.errors import LoopwiseError
-    from loopwise.session import Observer
-    from loopwise.stages.controls import SideRuns
+class Watcher(Observer):
+    """Keeps the notes."""
 
-    with SideRuns(tmp_path, 1) as side:
-        side.start(["labelled"])
-        with pytest.raises(LoopwiseError, match="control labelled stopped"):
-            side.finish("labelled", Observer())
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, level: str, message: str) -> None:
+        self.notes.append(message)
+
+    def wait_for(self, words: str) -> None:
+        deadline = time.monotonic() + 60
+        while not any(words in note for note in self.notes):
+            assert time.monotonic() < deadline, self.notes
+            time.sleep(0.02)
+
+
+def beside(**changes: Any) -> ImproveRecipe:
+    """A run of a second with one control beside it."""
+    content: dict[str, Any] = {
+        "model": {"create": "demo"},
+        "data": {"task": "addition", "dev": 8, "test": 8},
+        "rewards": ["exact_match"],
+        "rounds": 2,
+        "problems": 4,
+        "samples": 2,
+        "sampling": {"max_tokens": 4},
+        "controls": ["unfiltered"],
+        "update": {"steps": 2, "batch_size": 4},
+        "runtime": {"threads": 1, "processes": 2},
+    }
+    return parse_recipe(ImproveRecipe, content | changes)
+
+
+@pytest.fixture
+def at_round(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Have a function called after each round of the loop, outside of any observer."""
+
+    def call(function: Callable[[], None]) -> None:
+        commit = Session._commit
+
+        def commit_and_call(session: Session, *arguments: Any) -> None:
+            commit(session, *arguments)
+            function()
+
+        monkeypatch.setattr(Session, "_commit", commit_and_call)
+
+    return call
+
+
+def statuses(out: Path) -> dict[str, str]:
+    with Journal.open(out / "journal.db", read_only=True) as journal:
+        return {run.run_id: run.status for run in journal.runs()}
+
+
+def test_a_dying_control_is_told_at_once_and_withholds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_round: Callable[[Callable[[], None]], None]
+) -> None:
+    out = tmp_path / "out"
+
+    watcher = Watcher()
+
+    def told() -> None:
+        assert statuses(out)["improve"] == "running"
+        watcher.wait_for("control unfiltered stopped: killed by SIGKILL")
+
+    at_round(told)
+    _sabotage(tmp_path / "site", monkeypatch, "os.kill(os.getpid(), 9)")
+    with pytest.raises(
+        ControlError, match=r"control unfiltered stopped: killed by SIGKILL\nThe loop itself is done"
+    ) as caught:
+        improve(beside(), out, observer=watcher)
+    assert caught.value.exit_code == 1
+    assert (out / "model" / "model.safetensors").exists()
+    assert (out / "report.html").exists()
+    assert set(json.loads((out / "summary.json").read_text())["stages"]) == {"base", "improved"}
+    assert statuses(out) == {"improve": "finished"}
+    monkeypatch.undo()
+    assert "control_unfiltered" in improve(beside(), out, resume=True).summary["stages"]
+
+
+def test_a_full_disk_in_a_control_is_told_at_once_and_pauses_the_control_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_round: Callable[[Callable[[], None]], None]
+) -> None:
+    out = tmp_path / "out"
+    watcher = Watcher()
+    at_round(lambda: watcher.wait_for("the disk is full"))
+    full = """
+real, count = os.fsync, [0]
+def fsync(descriptor):
+    count[0] += 1
+    if count[0] > 12:
+        raise OSError(28, "No space left on device")
+    return real(descriptor)
+os.fsync = fsync
+"""
+    _sabotage(tmp_path / "site", monkeypatch, full)
+    alone = {"threads": 1, "processes": 2, "disk_wait": 0.1}
+    with pytest.raises(DiskFullError, match="control unfiltered stopped") as caught:
+        improve(beside(runtime=alone), out, observer=watcher)
+    assert caught.value.exit_code == 75
+    assert (out / "report.html").exists()
+    assert statuses(out) == {"improve": "finished", "control-unfiltered": "paused"}
+
+
+def _sabotage(site: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Have ``code`` run in the controls' processes alone."""
+    site.mkdir()
+    body = "".join(f"    {line}\n" for line in code.strip().splitlines())
+    (site / "sitecustomize.py").write_text(
+        f"import os, sys\nif 'loopwise.stages.control_run' in sys.orig_argv:\n{body}", encoding="utf-8"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site))
+
+
+def test_a_control_finds_reward_modules_where_the_loop_finds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rewards_of_mine.py").write_text(
+        "def ok(completions, **columns):\n    return [1.0] * len(completions)\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = beside(rewards=["rewards_of_mine.ok"], rounds=1)
+    figures = improve(recipe, tmp_path / "out").summary["stages"]["control_unfiltered"]
+    assert figures["dev"] == {"accuracy": 1.0, "ci95": figures["dev"]["ci95"], "n": 8}
+
+
+def test_a_control_refuses_a_reward_that_it_cannot_load(tmp_path: Path) -> None:
+    reward = tmp_path / "rewards.py"
+    reward.write_text(
+        "import os\nassert not os.environ.get('BROKEN')\n"
+        "def ok(completions, **columns):\n    return [1.0] * len(completions)\n",
+        encoding="utf-8",
+    )
+
+    class Breaker(Observer):
+        def run_started(self, run_id: str, rounds: int, done: int) -> None:
+            reward.write_text("import not_there\n", encoding="utf-8")
+
+    with pytest.raises(ControlError, match="not_there"):
+        improve(beside(rewards=[f"{reward}:ok"], rounds=1), tmp_path / "out", observer=Breaker())
+
+
+def test_controls_go_on_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_round: Callable[[Callable[[], None]], None]
+) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop() -> None:
+        deadline = time.monotonic() + 60
+        while "control-unfiltered" not in statuses(tmp_path / "out"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        raise StopError
+
+    monkeypatch.chdir(tmp_path)
+    at_round(stop)
+    with pytest.raises(StopError):
+        improve(beside(), "out")
+    monkeypatch.undo()
+    monkeypatch.chdir("/")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    result = improve(beside(), tmp_path / "moved", resume=True)
+    assert set(result.summary["stages"]) == {"base", "control_unfiltered", "improved"}
+
+
+def test_a_control_refuses_another_base(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    improve(beside(rounds=1), out)
+    weights = out / "base" / "model.safetensors"
+    changed = {name: tensor + 1 for name, tensor in load_file(weights).items()}
+    save_file(changed, weights, metadata={"format": "pt"})
+    with pytest.raises(ControlError, match="not the model that this run began with"):
+        improve(beside(rounds=1), out, resume=True)
 
 
 def test_a_run_killed_before_it_began_is_no_obstacle(gsm8k: Path, tmp_path: Path) -> None:

@@ -45,9 +45,11 @@ Json = Annotated[
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="New folder for the results.")] = Path("demo-out"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="New folder for the results. Default: demo-out, demo-out-2, ...")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds of the loop. Default: 12.")] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds of the loop. Default: 10.")] = None,
     all_controls: Annotated[
         bool, typer.Option("--all-controls", help="Also train on unfiltered samples and on gold answers.")
     ] = False,
@@ -55,7 +57,8 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Watch a tiny transformer learn sums from few labels and then teach itself the rest: about two minutes."""
-    with _watching(as_json, f"loopwise demo --resume --out {out}") as (console, observer):
+    out = out or (Path("demo-out") if resume else _free_folder("demo-out"))
+    with _watching(as_json, f"loopwise runs resume {out}") as (console, observer):
         from loopwise.stages.demo import demo as run
 
         if not resume:
@@ -215,6 +218,15 @@ def _errors(resume: str | None = None) -> Iterator[None]:
         hint = f" Nothing that was committed is lost; go on with: {resume}" if resume else ""
         typer.echo(f"interrupted.{hint}", err=True)
         raise typer.Exit(130) from None
+
+
+def _free_folder(name: str) -> Path:
+    """The first of NAME, NAME-2, NAME-3 and so on that does not exist."""
+    folder, number = Path(name), 1
+    while folder.exists():
+        number += 1
+        folder = Path(f"{name}-{number}")
+    return folder
 
 
 def _console(as_json: bool) -> Console:

@@ -11,6 +11,7 @@ LoopwiseError
 │   ├── VocabularyError             tokenizer and model do not fit
 │   └── PromptTooLongError          prompt and completion exceed the context
 ├── RewardError (ValueError)        a reward function that broke its contract
+├── ControlError                    a control that ended without figures; the loop beside it is not concerned
 ├── OutputExistsError (FileExistsError)  --out would overwrite something
 ├── CheckpointError (OSError)       no checkpoint survives verification
 ├── RunBusyError (OSError)          another process is writing this run
@@ -70,6 +71,12 @@ class PromptTooLongError(ModelError):
 
 class RewardError(LoopwiseError, ValueError):
     """A reward function that broke its contract."""
+
+
+class ControlError(LoopwiseError):
+    """A control that ended without figures. The loop beside it is not concerned."""
+
+    exit_code = 1
 
 
 class OutputExistsError(LoopwiseError, FileExistsError):

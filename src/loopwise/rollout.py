@@ -101,7 +101,12 @@ class Rollout:
     def _units(self, policy: Any, requests: list[Request], k: int) -> list[list[Request]]:
         """Whole groups of similar prompt length together, in an order that depends on the prompts alone."""
         state = getattr(policy, "prompt_state", PromptState())
-        lengths = {request.group: len(str(render(request.problem, state))) for request in requests}
+        problems = {request.group: request.problem for request in requests}
+        # Rendering is for what a state adds; without any, the prompts are what they are.
+        lengths = {
+            group: len(str(problem.prompt if state == PromptState() else render(problem, state)))
+            for group, problem in problems.items()
+        }
         ordered = sorted(requests, key=lambda request: (lengths[request.group], request.group, request.index))
         size = max(1, self.roller.unit // k) * k
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from loopwise import loop
-from loopwise.config import ImproveRecipe, ModelConfig, TuneRecipe
+from loopwise.config import ImproveRecipe, ModelConfig, RewardConfig, TuneRecipe
+from loopwise.data.formats import fingerprint
 from loopwise.errors import ResumeError
-from loopwise.evaluate.groups import group_metrics
+from loopwise.evaluate.groups import group_metrics, joined
 from loopwise.evaluate.likelihood import mean_logps
 from loopwise.evaluate.rewards import RewardSum, feedback_metrics
 from loopwise.evaluate.stats import mean_interval
-from loopwise.gate import Gate
+from loopwise.gate import Gate, refusal
 from loopwise.loop import Position, Steps
 from loopwise.models.folders import load_policy
 from loopwise.models.policy import Policy
@@ -156,7 +158,7 @@ class Session:
         self.meter.resume(position)
         self.observer.run_started(self.files.run_id, recipe.rounds, position.round)
         for warning in self.parts.runtime.warnings:
-            self.observer.note("warning", warning)
+            self._note("warning", warning)
         gate = self._gate()
         self._round_started = time.monotonic()
         if position.round == 0:
@@ -165,6 +167,8 @@ class Session:
             self._watch(0, position.policy)
 
         def decide(number: int, candidate: Policy, at: Position) -> Decision:
+            if candidate.weights is not None and not candidate.weights.finite:
+                return refusal("could not be judged: its weights hold numbers that are not finite")
             self._watch(number, candidate)
             return gate.decide(number, candidate, at.incumbent, at.incumbent_round)
 
@@ -270,6 +274,12 @@ class Session:
         summary = self._summary(position, updated, decision)
         self.files.commit_round(position, summary, decision, self._kept)
         self.meter.resume(position)
+        if skipped := updated.metrics.get("skipped"):
+            self._note(
+                "warning",
+                f"round {position.round}: {skipped:g} optimizer steps were skipped, because their gradients were not "
+                "finite. Lower update.optimizer.lr, or set runtime.dtype: float32.",
+            )
         self.observer.round_finished(self.files.run_id, summary)
 
     def _summary(self, position: Position, updated: Updated, decision: Decision) -> dict[str, Any]:
@@ -280,14 +290,14 @@ class Session:
             "kept": len(self._kept),
             "reward": None,
             "pass_at_k": None,
-            "dev_accuracy": decision.candidate if decision.n else None,
-            "dev_before": decision.incumbent if decision.n else None,
+            "dev_accuracy": None if math.isnan(decision.candidate) else decision.candidate,
+            "dev_before": None if math.isnan(decision.incumbent) else decision.incumbent,
             "accepted": decision.accepted,
             "seconds": round(time.monotonic() - self._round_started, 3),
         }
         recipe = self.parts.recipe
         if self._scored and isinstance(recipe, ImproveRecipe):
-            scored = self._scored[-1]
+            scored = joined(self._scored)
             summary |= feedback_metrics(scored) | group_metrics(scored, recipe.update.threshold, recipe.samples)
             summary |= scored.feedback.metrics
         return summary | {f"update/{name}": value for name, value in updated.metrics.items()}
@@ -297,13 +307,17 @@ class Session:
         if watched and isinstance(self.parts.recipe, ImproveRecipe):
             self.roller.at(number, "watch", sampling_of(self.parts.recipe))(policy, watched, WATCH_SAMPLES)
 
+    def _note(self, level: str, message: str) -> None:
+        """Tell the person watching, and write it down for those who come later."""
+        self.observer.note(level, message)
+        number = len(self.files.journal.rounds(self.files.run_id))
+        self.files.workspace.store(lambda: self.files.journal.add_event(self.files.run_id, number, level, message))
+
     def _exhausted(self, budget: Budget) -> str | None:
         limits = self.parts.recipe.budget.model_dump(exclude_none=True)
         for name, limit in limits.items():
             if getattr(budget, name) >= limit:
-                self.observer.note(
-                    "warning", f"budget: {name} {getattr(budget, name):g} reached its limit of {limit:g}"
-                )
+                self._note("warning", f"budget: {name} {getattr(budget, name):g} reached its limit of {limit:g}")
                 return str(name)
         return None
 
@@ -349,3 +363,9 @@ def try_rewards(
     ]
     samples = run_async(generator.generate(base, requests, sampling_of(recipe)))
     return tuple(samples), run_async(feedback.check(problems, samples))
+
+
+def reward_fingerprint(rewards: Sequence[RewardConfig]) -> dict[str, str]:
+    """The content of every reward file a recipe names."""
+    files = [reward.use.rpartition(":")[0] for reward in rewards if ":" in reward.use]
+    return {f"reward file {Path(file).name}": fingerprint(file) for file in files}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopwise.data import batch_indices, epoch_order, mixed_batch
+from loopwise.data.batches import batch_indices, epoch_order, mixed_batch
 from loopwise.errors import DataError
 
 

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from loopwise.data import Row, fingerprint, labelled_from_rows, problems_from_rows, read_rows
+from loopwise.data.formats import Row, fingerprint, read_rows
+from loopwise.data.rows import labelled_from_rows, problems_from_rows
 from loopwise.errors import ProblemFileError
 
 REAL_ROWS = Path(__file__).resolve().parents[3] / "shared" / "data"

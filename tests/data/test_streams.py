@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopwise.data import check_disjoint, draw, problem_key, split
+from loopwise.data.streams import check_disjoint, draw, problem_key, split
 from loopwise.errors import ConfigError, DataError, OverlapError
 from loopwise.types import Problem, Prompt
 
@@ -40,10 +40,19 @@ def test_problem_key_normalises(one: Prompt, other: Prompt, same: bool) -> None:
     assert (problem_key(first) == problem_key(second)) is same
 
 
-def test_problem_key_prefers_the_tasks_own() -> None:
-    first, second = Problem("1", "12+7", {"_key": "7+12"}), Problem("2", "7+12", {"_key": "7+12"})
-    assert problem_key(first) == problem_key(second) != problem_key(Problem("3", "7+12"))
+def test_no_column_makes_a_problem_another_one() -> None:
+    first, second = Problem("1", "12+7", {"_key": "train"}), Problem("2", "12+7", {"_key": "dev"})
+    assert problem_key(first) == problem_key(second)
     assert len(problem_key(first)) == 32
+    with pytest.raises(OverlapError):
+        check_disjoint([first], {"dev": [second]})
+
+
+def test_check_disjoint_by_a_key_of_ones_own() -> None:
+    train, dev = make("12+7"), make("7+12")
+    check_disjoint(train, {"dev": dev})
+    with pytest.raises(OverlapError):
+        check_disjoint(train, {"dev": dev}, lambda problem: "+".join(sorted(str(problem.prompt).split("+"))))
 
 
 def test_check_disjoint_accepts_repeats_inside_a_split() -> None:

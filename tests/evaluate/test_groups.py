@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from loopwise.evaluate.groups import group_metrics
+from loopwise.evaluate.groups import group_metrics, joined
 from loopwise.evaluate.rewards import feedback_metrics
 from loopwise.types import Scored
 
@@ -55,6 +56,28 @@ def test_length_in_characters_without_ids(scored: Make) -> None:
 def test_empty_rollout(scored: Make) -> None:
     assert group_metrics(scored([])) == {"k": 1, "groups_below_k": 0}
     assert feedback_metrics(scored([])) == {}
+
+
+def test_joined_rollouts_count_every_sample(scored: Make) -> None:
+    first, second = scored([[1, 1], [0, None]]), scored([[0, 0, 0, 0]])
+    told = [{"failed/exact": 1.0, "own": 1.0}, {"failed/exact": 2.0, "own": 2.0}]
+    rollouts = [
+        replace(one, feedback=replace(one.feedback, metrics=said))
+        for one, said in zip((first, second), told, strict=True)
+    ]
+    both = joined(rollouts)
+    assert [members for _, members in both.groups()] == [[0, 1], [2, 3], [4, 5, 6, 7]]
+    assert feedback_metrics(both)["reward"] == pytest.approx(2 / 7)
+    assert group_metrics(both)["pass_at_1"] == pytest.approx(1 / 3)
+    assert both.feedback.metrics == {"failed/exact": 3.0, "own": 1.5}
+
+
+def test_joined_rollouts_keep_the_totals_of_parts_that_only_one_has(scored: Make) -> None:
+    first, second = scored([[1, None]]), scored([[3]])
+    second = replace(second, feedback=replace(second.feedback, parts=("other",), weights=(0.5,)))
+    both = joined([first, second]).feedback
+    assert (both.parts, both.weights) == (("exact", "other"), (1.0, 0.5))
+    assert both.totals.tolist() == pytest.approx([1.0, float("nan"), 1.5], nan_ok=True)
 
 
 def test_feedback_metrics(scored: Make) -> None:

@@ -206,8 +206,8 @@ def test_a_failing_reward_spoils_only_its_samples(rows: Rows) -> None:
         return ["bad" if text == "b" else math.nan if text == "c" else 2 for text in completions]
 
     feedback = judge([picky, odd], rows(["a", "b", "c"]))
-    np.testing.assert_array_equal(feedback.rewards, [[1, 2], [np.nan, np.nan], [1, np.nan]])
-    np.testing.assert_array_equal(feedback.totals, [3, np.nan, 1])
+    np.testing.assert_array_equal(feedback.rewards, [[1, 2], [np.nan, np.nan], [np.nan, np.nan]])
+    np.testing.assert_array_equal(feedback.totals, [3, np.nan, np.nan])
     assert "error" not in feedback.extra[0]
     assert "picky: it raised ZeroDivisionError" in feedback.extra[1]["error"]
     assert "test_rewards.py line" in feedback.extra[1]["error"]
@@ -215,6 +215,22 @@ def test_a_failing_reward_spoils_only_its_samples(rows: Rows) -> None:
     assert feedback.extra[2]["error"] == "odd: it returned nan as a reward"
     # What a failed call logged does not count: three calls of one sample each, one of which failed.
     assert feedback.metrics == {"seen": 1.0, "failed/picky": 1, "failed/odd": 2}
+
+
+def test_a_penalty_that_failed_is_not_a_penalty_of_0(rows: Rows) -> None:
+    def right(completions: list[str]) -> list[float]:
+        return [1.0] * len(completions)
+
+    def cheats(completions: list[str]) -> list[float | None]:
+        if "broken" in completions:
+            raise ValueError("no verdict")
+        return [None if text == "n/a" else float(text == "cheat") for text in completions]
+
+    feedback = judge([right, cheats], rows(["fair", "cheat", "broken", "n/a"]), weights=[1.0, -1.0])
+    np.testing.assert_array_equal(feedback.totals, [1.0, 0.0, np.nan, 1.0])
+    assert not feedback.mask[2].any()
+    assert feedback.extra[2]["error"].startswith("cheats: it raised ValueError: no verdict")
+    assert feedback.metrics == {"failed/right": 0, "failed/cheats": 1}
 
 
 def test_an_interrupt_is_no_failure_of_the_reward(rows: Rows) -> None:

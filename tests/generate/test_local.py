@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,8 @@ from loopwise.errors import ModelError, PromptTooLongError
 from loopwise.generate.local import LocalGenerator
 from loopwise.models.logps import TokenRow, token_logps
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import decode
+from loopwise.models.presets import character_tokenizer
+from loopwise.models.tokens import decode, encode_prompts
 from loopwise.runtime import Runtime
 from loopwise.types import Request, Sample, Sampling, Segment
 
@@ -189,3 +191,52 @@ def test_a_prompt_over_the_context_is_refused_by_name(policy: Policy, make_reque
 def test_a_policy_without_weights_is_refused(make_requests: Make, draw: Draw) -> None:
     with pytest.raises(ModelError, match="no weights to generate with"):
         draw(Policy(), make_requests(PROMPTS))
+
+
+def test_a_stop_string_that_is_one_special_token_stops(policy: Policy, make_requests: Make, draw: Draw) -> None:
+    # No text shows a special token, so a search in the text would never find it.
+    tokenizer = character_tokenizer("0123456789+=abcdefghijklmnopqrstuvwxy")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    policy = replace(policy, tokenizer=tokenizer)
+    lift = 3.0 * (torch.arange(policy.weights.module.config.vocab_size) == end)
+    policy.weights.module.lm_head.register_forward_hook(lambda module, args, logits: logits + lift)
+    requests = make_requests(PROMPTS, k=8)
+    assert any(end in sample.token_ids[:-1] for sample in draw(policy, requests, max_tokens=10))
+    samples = draw(policy, requests, max_tokens=10, stop=("<|im_end|>", "?"))
+    stopped = [sample for sample in samples if sample.token_ids[-1] == end]
+    assert stopped
+    assert all(sample.finish_reason == "stop" and "<" not in sample.text for sample in stopped)
+    assert not any(end in sample.token_ids[:-1] for sample in samples)
+
+
+def test_a_stop_string_the_tokenizer_cannot_spell_ends_nothing(policy: Policy, make_requests: Make, draw: Draw) -> None:
+    # It is encoded as the unknown token, which is special too.
+    requests = make_requests(PROMPTS, k=4)
+    assert drawn(draw(policy, requests, max_tokens=8, stop=("é",))) == drawn(draw(policy, requests, max_tokens=8))
+
+
+def test_prompts_are_tokenised_once(policy: Policy, make_requests: Make, draw: Draw, monkeypatch: Any) -> None:
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> list[list[int]]:
+        calls.append(1)
+        return encode_prompts(*arguments)
+
+    monkeypatch.setattr("loopwise.models.tokens.encode_prompts", counted)
+    draw(policy, make_requests(PROMPTS), max_tokens=2)
+    assert calls == [1]
+
+
+def test_ctrl_c_ends_a_unit_within_a_step(policy: Policy, make_requests: Make, draw: Draw) -> None:
+    steps: list[int] = []
+
+    def interrupt(*_: Any) -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    policy.weights.module.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        draw(policy, make_requests(["1"]), max_tokens=40)
+    assert len(steps) == 3

@@ -11,7 +11,7 @@ SUMS = Measure("share", "right", "sums")
 
 def standing(share=0.0, count=1000, values=None):
     scores = np.array(values if values is not None else [float(n < round(share * count)) for n in range(count)])
-    return Standing(float(np.nanmean(scores)), np.nan, np.nan, len(scores), scores)
+    return Standing(float(np.nanmean(scores)), np.nan, np.nan, int(np.isfinite(scores).sum()), scores)
 
 
 def verdict(before, after, **fields):
@@ -72,6 +72,29 @@ def test_nothing_measured(missing):
     found = verdict(standing(0.5), missing)
     assert found.kind == "unmeasured"
     assert found.headline.startswith("No verdict")
+
+
+def test_a_control_that_nobody_judged_takes_no_part():
+    unjudged = Standing(np.nan, np.nan, np.nan, 0, np.full(1000, np.nan))
+    found = verdict(standing(0.1), standing(0.9), controls=[("training on labels", unjudged)])
+    assert found.headline.startswith("The model got better: from 10.0% to 90.0% right")
+    assert len(found.details) == 1
+
+
+def test_gold_answers_that_judged_nothing_deny_nothing():
+    unjudged = Standing(np.nan, np.nan, np.nan, 0, np.full(1000, np.nan))
+    found = verdict(standing(0.1), standing(0.9), gold=(unjudged, unjudged))
+    assert found.kind == "gain"
+    assert found.headline.startswith("The model got better")
+
+
+def test_both_figures_are_of_the_problems_that_both_were_judged_on():
+    """Judged on the easy fifth alone, a result that changed nothing would look like a gain to 100%."""
+    after = standing(values=[1.0] * 20 + [np.nan] * 80)
+    headline = verdict(standing(0.2, count=100), after).headline
+    assert headline == "No difference seen: 100% right before, 100% after, on 20 sums it had never seen."
+    apart = standing(values=[np.nan] * 20 + [1.0] * 80)
+    assert verdict(after, apart).kind == "unmeasured"
 
 
 def test_few_problems_that_changed_are_no_gain():

@@ -193,13 +193,13 @@ class TestDamage:
 
 class TestCollect:
     def test_leaves_the_newest_committed(self, store):
-        for name in ("c1", "c2", "c3", "c4", "uncommitted", "incumbent"):
+        for name in ("c1", "c2", "c3", "c4", "uncommitted"):
             save(store, name)
         save(store, "bad")
         store.quarantine("bad")
         (store.folder / ".tmp-c5").mkdir()
-        store.collect(["c5", "c4", "c3", "c2", "c1"], ["incumbent"])
-        assert names(store) == ["c3", "c4", "incumbent", "quarantine"]
+        store.collect(["c5", "c4", "c3", "c2", "c1"])
+        assert names(store) == ["c3", "c4", "quarantine"]
 
     def test_counts_only_those_that_are_there(self, store):
         for name in ("c1", "c2", "c3"):

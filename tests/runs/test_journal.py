@@ -166,7 +166,7 @@ class TestFeedback:
     def test_of_several_acts_is_merged(self, journal, place, samples):
         first = feedback([[1.0]], metrics={"failed": 1.0, "first": 5.0}, critiques=("good",))
         journal.add_feedback(place, samples[2:3], first)
-        assert journal.judged_ids(place) == {"s2"}
+        assert journal.feedback_at(place, samples[2:3]) is not None
         assert journal.feedback_at(place, samples) is None
         rest = [samples[0], samples[1], samples[3]]
         journal.add_feedback(place, rest, feedback([[0.0], [2.0], [3.0]], metrics={"failed": 0.0}))
@@ -174,6 +174,38 @@ class TestFeedback:
         assert merged.rewards[:, 0].tolist() == [0.0, 2.0, 1.0, 3.0]
         assert merged.critiques == (None, None, "good", None)
         assert merged.metrics == {"failed": 0.25, "first": 5.0}
+
+    def test_of_one_unit_is_read_without_the_others(self, journal, place, make_sample):
+        units = [[make_sample(number) for number in range(start, start + 64)] for start in range(0, 64 * 20, 64)]
+
+        def steps_to_ask(samples):
+            """How many steps of SQLite's machine the question takes, in hundreds."""
+            count = 0
+
+            def tick():
+                nonlocal count
+                count += 1
+
+            connection = journal._engine.raw_connection()
+            connection.set_progress_handler(tick, 100)
+            connection.close()
+            assert (journal.feedback_at(place, samples) is None) == (samples is units[-1])
+            return count
+
+        asked = []
+        for unit in units:
+            journal.add_samples(place, unit)
+            if unit is not units[-1]:
+                pairs = (Preference(0, 1), Preference(2, 3))
+                journal.add_feedback(place, unit, feedback([[1.0]] * 64, preferences=pairs))
+                asked.append(steps_to_ask(unit))
+        asked.append(steps_to_ask(units[-1]))
+        assert asked[0] > 5, "the handler counted nothing"
+        assert max(asked) < 1.5 * asked[0]
+
+    def test_at_another_place_is_none(self, journal, place, samples):
+        journal.add_feedback(place, samples, feedback([[1.0]] * 4))
+        assert journal.feedback_at(place._replace(round=1), samples) is None
 
     def test_of_different_rewards_is_not_merged(self, journal, place, samples):
         journal.add_feedback(place, samples[:2], feedback([[1.0], [1.0]]))
@@ -193,7 +225,8 @@ class TestFeedback:
         journal.add_feedback(place, samples[:1], feedback([[1.0]]))
         with pytest.raises(ValueError, match="reward feedback already"):
             journal.add_feedback(place, samples, feedback([[1.0]] * 4))
-        assert journal.judged_ids(place) == {"s0"}
+        assert journal.feedback_at(place, samples[:1]) is not None
+        assert journal.feedback_at(place, samples[1:2]) is None
 
     @pytest.mark.parametrize(
         ("broken", "match"),

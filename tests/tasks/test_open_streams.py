@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from loopwise.config import DataConfig
 from loopwise.data.streams import problem_key
 from loopwise.errors import ConfigError, DataError, OverlapError
+from loopwise.tasks.addition import operands
 from loopwise.tasks.streams import TASKS, Streams, Task, open_streams
 from loopwise.types import Problem
 
@@ -41,8 +42,8 @@ def files(supervised: bool = False, seed: int = 0, **data: Any) -> Streams:
 @given(seed=st.integers(0, 2**40), round=st.integers(1, 50))
 def test_no_sum_is_in_two_streams(seed: int, round: int) -> None:
     streams = addition(seed, labelled=60, dev=70, test=80)
-    held_out = [keys(streams.held_out[name]) for name in ("dev", "test")]
-    labelled, drawn = keys(streams.labelled), keys(streams.draw(round, 50))
+    parts = (streams.held_out["dev"], streams.held_out["test"], streams.labelled, streams.draw(round, 50))
+    *held_out, labelled, drawn = ({operands(problem) for problem in part} for part in parts)
     assert [len(part) for part in (*held_out, labelled, drawn)] == [70, 80, 60, 50]
     assert not held_out[0] & held_out[1]
     assert not (held_out[0] | held_out[1]) & (labelled | drawn)
@@ -155,6 +156,19 @@ def test_overlap_with_the_labelled_rows_is_refused(tmp_path: Path) -> None:
         files(train=train, dev=dev, test=0, labelled=labelled)
 
 
+def test_a_skill_among_what_is_learned_is_refused(tmp_path: Path) -> None:
+    train = rows(tmp_path, "train.jsonl", [f"{n}+1=" for n in range(30)])
+    skill = rows(tmp_path, "old.jsonl", ["5+1=", "old"])
+    with pytest.raises(OverlapError, match=r"skill:old.jsonl: 1 of 2 different problems are also in train"):
+        files(train=train, dev=0, test=0, skills=(skill,))
+    other = rows(tmp_path, "other.jsonl", ["100+1="])
+    labelled = rows(tmp_path, "labelled.jsonl", ["old"], completion="yes")
+    with pytest.raises(OverlapError, match=r"skill:old.jsonl: 1 of 2 different problems are also in labelled"):
+        files(train=other, dev=0, test=0, labelled=labelled, skills=(skill,))
+    dev = rows(tmp_path, "dev.jsonl", ["old"])
+    assert "skill:old.jsonl" in files(train=other, dev=dev, test=0, skills=(skill,)).held_out
+
+
 def test_labelled_rows_of_a_file(tmp_path: Path) -> None:
     train = rows(tmp_path, "train.jsonl", [f"{n}+1=" for n in range(30)])
     labelled = rows(tmp_path, "labelled.jsonl", ["200+1=", "201+1="], completion="yes")
@@ -186,10 +200,11 @@ def test_more_held_out_than_rows_is_refused(tmp_path: Path) -> None:
 
 
 def test_streams_without_references(tmp_path: Path) -> None:
-    train = rows(tmp_path, "train.jsonl", [f"{n}+1=" for n in range(20)], level="easy")
+    train = rows(tmp_path, "train.jsonl", [f"{n}+1=" for n in range(20)], level="easy", completion="gold")
     streams = files(train=train, reference_columns=("answer",))
     blind = streams.without_references()
     drawn = blind.draw(1, 4)
     assert [dict(problem.columns) for problem in drawn] == [{"level": "easy"}] * 4
     assert [problem.id for problem in drawn] == [problem.id for problem in streams.draw(1, 4)]
     assert all("answer" in problem.columns for problem in blind.held_out["dev"])
+    assert blind.reference_columns == ("answer", "completion"), "what rewards may not see either, dev included"

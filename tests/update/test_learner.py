@@ -17,7 +17,7 @@ from loopwise.models.logps import TokenRow, token_logps
 from loopwise.models.policy import Policy
 from loopwise.runs.state import read_state, write_state
 from loopwise.runtime import Runtime
-from loopwise.update.learner import Learner, block_matrices, rate_share
+from loopwise.update.learner import Learner, block_matrices, draws_in_training, rate_share
 from loopwise.update.losses import likelihood_loss
 
 RAGGED = [
@@ -191,3 +191,45 @@ def test_bfloat16_compute_keeps_float32_masters(policy: Policy, runtime: Runtime
     found = [learner.step(micro_batches(5), losses(RAGGED))["loss"] for _ in range(20)]
     assert found[-1] < 0.5 * found[0]
     assert {parameter.dtype for parameter in learner.module.parameters()} == {torch.float32}
+
+
+DROPOUT = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+
+
+def test_dropout_is_a_function_of_seed_round_and_step(make_policy: Callable[..., Policy], runtime: Runtime) -> None:
+    policy = make_policy(**DROPOUT)
+
+    def trained(global_seed: int, *, seed: int = 0, round: int = 1) -> str:
+        learner = Learner(policy.weights.trainable(), ADAMW, replace(runtime, seed=seed), total_steps=2, round=round)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(global_seed)
+            before = torch.random.get_rng_state()
+            for _ in range(2):
+                learner.step(micro_batches(2), losses(RAGGED))
+            assert torch.equal(torch.random.get_rng_state(), before)
+        return policy.with_module(learner.module).id
+
+    assert trained(1) == trained(2)
+    assert len({trained(1), trained(1, seed=1), trained(1, round=2)}) == 3
+
+
+def test_micro_batches_and_steps_drop_differently(make_policy: Callable[..., Policy], runtime: Runtime) -> None:
+    policy = make_policy(**DROPOUT)
+    learner = Learner(policy.weights.trainable(), OptimizerConfig(lr=1e-30), runtime, total_steps=2)
+    seen: list[float] = []
+
+    def loss(module: nn.Module, batch: list[TokenRow]) -> torch.Tensor:
+        value = losses(RAGGED)(module, batch)
+        seen.append(value.item())
+        return value
+
+    for _ in range(2):
+        learner.step([RAGGED, RAGGED], loss)
+    assert len(set(seen)) == 4
+
+
+def test_dropout_is_seen_wherever_it_is_kept(make_policy: Callable[..., Policy]) -> None:
+    assert not draws_in_training(make_policy("gpt2").weights.module)
+    assert not draws_in_training(make_policy("llama").weights.module)
+    assert draws_in_training(make_policy("gpt2", embd_pdrop=0.1).weights.module)
+    assert draws_in_training(make_policy("llama", attention_dropout=0.1).weights.module)

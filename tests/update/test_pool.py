@@ -58,6 +58,16 @@ def test_the_same_prompt_and_tokens_are_kept_once_in_order() -> None:
     assert pool.add(TokenRow((1, 2, 3), (4,)))
 
 
+def test_a_full_prompt_takes_no_more_and_comes_back_full() -> None:
+    pool = Pool(per_prompt=1)
+    assert [pool.add(row) for row in ROWS] == [True, False, True, True]
+    again = Pool.from_state(pool.state(), pool.per_prompt)
+    assert list(again) == list(pool) == [ROWS[0], *ROWS[2:]]
+    assert not again.add(ROWS[1])
+    assert ROWS[1] not in again
+    assert Pool.from_state(Pool().state(), 1).per_prompt == 1
+
+
 def test_labelled_rows_end_with_end_of_text(policy: Policy) -> None:
     [row] = labelled_rows(policy, [Problem("p", "1+1=")], ["2"], None)
     assert decode(policy, [row.prompt_ids, row.token_ids[:-1]]) == ["1+1=", "2"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -134,6 +134,30 @@ def test_what_passes_is_pooled_round_after_round(
     assert second.state["learner"]["steps_done"] == 4
 
 
+def test_the_cap_of_a_problem_holds_round_after_round(policy: Policy, context: Context) -> None:
+    kept: list[str] = []
+    rollouts = Rollouts(
+        scored([[("1", 1.0)], [("2", 1.0), ("02", 1.0)]], policy),
+        scored([[("01", 1.0), ("1", 1.0), ("001", 1.0)], [("2", 1.0), ("002", 1.0)]], policy),
+    )
+    update = RFT(CONFIG.model_copy(update={"per_problem": 2}), (), samples=3, rounds=2)
+    context = replace(context, keep=kept.extend)
+    first = update(policy, None, PROBLEMS, rollouts, context)
+    kept.clear()
+    second = update(first.candidate, first.state, PROBLEMS, rollouts, replace(context, round=2))
+    assert pool_of(second.state) == rows(policy, (0, "1"), (1, "2"), (1, "02"), (0, "01"))
+    assert kept == ["0/0", "0/1", "1/0"], "what the pool refuses is not learned from"
+    assert [second.metrics[name] for name in ("kept", "new", "pool")] == [3, 1, 4]
+
+
+def test_gold_answers_have_no_cap(policy: Policy, context: Context) -> None:
+    twice = [PROBLEMS[0], replace(PROBLEMS[0], columns={"answer": "one"})]
+    config = CONFIG.model_copy(update={"keep": "gold", "per_problem": 1})
+    update = RFT(config, (), samples=1, rounds=1, gold=lambda problem: problem.columns["answer"])
+    updated = update(policy, None, twice, Rollouts(), context)
+    assert pool_of(updated.state) == rows(policy, (0, "1"), (0, "one"))
+
+
 def test_samples_without_ids_are_pooled_as_text(policy: Policy, context: Context) -> None:
     updated = RFT(CONFIG, (), samples=1, rounds=1)(policy, None, PROBLEMS, Rollouts(scored([[("1", 1.0)]])), context)
     assert pool_of(updated.state) == rows(policy, (0, "1"))
@@ -186,9 +210,16 @@ def test_a_restart_begins_at_the_base_and_goes_on_without(
 
 @pytest.mark.parametrize("stop", [1, 3])
 @pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_round_stopped_in_the_middle_ends_the_same(
-    policy: Policy, context: Context, labelled: tuple[TokenRow, ...], stop: int, restart: bool
+    make_policy: Callable[..., Policy],
+    context: Context,
+    labelled: tuple[TokenRow, ...],
+    stop: int,
+    restart: bool,
+    dropout: float,
 ) -> None:
+    policy = make_policy(resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout)
     config = CONFIG.model_copy(update={"steps": 4, "restart": restart})
     update = RFT(config, labelled, samples=1, rounds=2, base=policy)
     first = update(policy, None, PROBLEMS, Rollouts(scored([[("1", 1.0)]], policy)), context)

@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from loopwise.config import OptimizerConfig, SFTConfig
 from loopwise.generate.local import LocalGenerator
 from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime
 from loopwise.types import Budget, Context, Partial, Problem, Request, Sampling, Updated
+from loopwise.update.losses import likelihood_loss
 from loopwise.update.rows import labelled_rows
 from loopwise.update.sft import SFT
 
@@ -87,6 +89,33 @@ def test_a_round_stopped_in_the_middle_ends_the_same(policy: Policy, context: Co
     resumed = update(policy, None, (), no_rollout, replace(context, partial=partials[stop]))
     assert resumed.candidate.id == whole.candidate.id
     assert resumed.metrics == whole.metrics
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_skipped_steps_are_counted_across_a_stop(
+    policy: Policy, context: Context, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    steps: list[int] = []
+
+    def loss(logps: torch.Tensor, mask: torch.Tensor, tokens: int) -> torch.Tensor:
+        return likelihood_loss(logps, mask, tokens) * (float("nan") if len(steps) in (0, 2) else 1.0)
+
+    monkeypatch.setattr("loopwise.update.learner.likelihood_loss", loss)
+    update = make(policy, CONFIG.model_copy(update={"steps": 4}))
+    partials: dict[int, Partial] = {}
+    watched = replace(
+        context,
+        record=lambda step, metrics: steps.append(step),
+        checkpoint=lambda step, go: partials.setdefault(step, Partial(step, *go())),
+    )
+    whole = update(policy, None, (), no_rollout, watched)
+    assert whole.metrics["skipped"] == 2
+    del steps[stop:]
+    resumed = update(policy, None, (), no_rollout, replace(watched, partial=partials[stop]))
+    assert resumed.metrics["skipped"] == 2
+    assert resumed.candidate.id == whole.candidate.id
+    following = update(whole.candidate, whole.state, (), no_rollout, replace(context, round=2))
+    assert following.metrics["skipped"] == 0, "each round counts its own"
 
 
 def test_rounds_go_on_through_the_rows_and_the_schedule(policy: Policy, context: Context) -> None:

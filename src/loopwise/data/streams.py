@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -17,33 +17,39 @@ from loopwise.types import Problem
 
 
 def problem_key(problem: Problem) -> str:
-    """What makes two problems the same one: a hash (32 hex digits) of the prompt in Unicode NFKC with white space
-    collapsed, or of ``columns["_key"]`` where a task gives one. Text and a single user message of it are the same.
+    """What makes two problems of row files the same one: a hash (32 hex digits) of the prompt in Unicode NFKC with
+    white space collapsed. Text and a single user message of it are the same. Columns never count.
     """
-    if "_key" in problem.columns:
-        content: list[object] = ["key", str(problem.columns["_key"])]
-    elif isinstance(problem.prompt, str):
+    content: list[object]
+    if isinstance(problem.prompt, str):
         content = ["prompt", ["user", _normalised(problem.prompt)]]
     else:
         content = ["prompt", *([message["role"], _normalised(message["content"])] for message in problem.prompt)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def check_disjoint(train: Sequence[Problem], held_out: Mapping[str, Sequence[Problem]]) -> None:
+def check_disjoint(
+    train: Sequence[Problem],
+    held_out: Mapping[str, Sequence[Problem]],
+    key: Callable[[Problem], str] = problem_key,
+) -> None:
     """Check that no two splits share a problem: ``train`` against each of ``held_out``, and these with each other.
 
+    Two problems with the same ``key`` are the same one; a task may know better than their prompts.
     Raises OverlapError with a line for each pair of splits that do: how many, the first two by their ids, the mend.
     """
     splits = {"train": train, **held_out}
     ids: dict[str, dict[str, str]] = {name: {} for name in splits}
     for name, problems in splits.items():
         for problem in problems:
-            ids[name].setdefault(problem_key(problem), problem.id)
+            ids[name].setdefault(key(problem), problem.id)
     complaints = []
     for kept, checked in combinations(splits, 2):
-        shared = [key for key in ids[checked] if key in ids[kept]]
+        shared = [found for found in ids[checked] if found in ids[kept]]
         if shared:
-            examples = " and ".join(f"{checked} {ids[checked][key]} = {kept} {ids[kept][key]}" for key in shared[:2])
+            examples = " and ".join(
+                f"{checked} {ids[checked][found]} = {kept} {ids[kept][found]}" for found in shared[:2]
+            )
             complaints.append(
                 f"{checked}: {len(shared)} of {len(ids[checked])} different problems are also in {kept}, "
                 f"for example {examples}. Remove them from {kept} or from {checked}."

@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from loopwise.evaluate.stats import pass_at_k
-from loopwise.types import Sample, Scored
+from loopwise.types import Feedback, Sample, Scored
 
 _ROUNDING = 1e-9
+
+
+def joined(rollouts: Sequence[Scored]) -> Scored:
+    """Several rollouts as one, so that a figure covers all their samples. Critiques and the like are left out.
+
+    Metrics called ``failed/…`` are counts and add up; others are averaged over the rollouts that have them. A part that
+    only some rollouts were judged by is masked in the others.
+    """
+    weights = {name: weight for one in rollouts for name, weight in _weights(one)}
+    samples: list[Sample] = []
+    rewards = np.full((sum(len(one.samples) for one in rollouts), len(weights)), np.nan)
+    metrics: dict[str, list[float]] = {}
+    first_group = 0
+    for one in rollouts:
+        rows = slice(len(samples), len(samples) + len(one.samples))
+        for column, name in enumerate(one.feedback.parts):
+            judged = np.where(one.feedback.mask[:, column], one.feedback.rewards[:, column], np.nan)
+            rewards[rows, list(weights).index(name)] = judged
+        samples.extend(replace(sample, group=sample.group + first_group) for sample in one.samples)
+        first_group += len(one.problems)
+        for name, value in one.feedback.metrics.items():
+            metrics.setdefault(name, []).append(value)
+    figures = {
+        name: math.fsum(values) / (1 if name.startswith("failed/") else len(values)) for name, values in metrics.items()
+    }
+    feedback = Feedback(tuple(weights), tuple(weights.values()), rewards, ~np.isnan(rewards), metrics=figures)
+    return Scored(tuple(problem for one in rollouts for problem in one.problems), tuple(samples), feedback)
 
 
 def group_metrics(scored: Scored, threshold: float = 1.0, k: int | None = None) -> dict[str, float]:
@@ -45,6 +73,10 @@ def group_metrics(scored: Scored, threshold: float = 1.0, k: int | None = None) 
         "entropy": [sample.stats["entropy"] for sample in samples if "entropy" in sample.stats],
     }
     return {name: math.fsum(values) / len(values) for name, values in figures.items() if values}
+
+
+def _weights(scored: Scored) -> Iterator[tuple[str, float]]:
+    return zip(scored.feedback.parts, scored.feedback.weights, strict=True)
 
 
 def _distinct(samples: Sequence[Sample]) -> float:

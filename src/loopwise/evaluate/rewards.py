@@ -64,7 +64,8 @@ class RewardSum:
     async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Feedback:
         """Judge ``samples`` [S] of ``problems``; a failing reward spoils its samples, never the run.
 
-        A call that fails is repeated sample by sample. Samples that fail again are masked, with the reason in
+        A call that fails is repeated sample by sample. Samples that fail again are masked in every part (a sum without
+        a penalty that failed would be a pass nobody gave), with the reason in
         ``extra[i]["error"]``; once MOST_LOST_WORKERS more calls hung or crashed, so is the rest of the batch. The
         metric ``failed/{name}`` counts the spoiled samples of a part.
         """
@@ -107,6 +108,7 @@ class RewardSum:
         for position in sorted({position for said in judged for position in said.errors}):
             reasons = [(p.name, said.errors.get(position)) for p, said in zip(self.parts, judged, strict=True)]
             extra[position]["error"] = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason)
+            rewards[position] = math.nan
         return Feedback(
             parts=tuple(part.name for part in self.parts),
             weights=tuple(part.weight for part in self.parts),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from loopwise.errors import ModelError
 from loopwise.generate.sampling import choose
 from loopwise.models.logps import last_logits
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import check_fits, decode, encode_prompts
+from loopwise.models.tokens import decode, encode_fitting, special_id
 from loopwise.runtime import Runtime, uniforms
 from loopwise.types import Request, Sample, Sampling, Segment
 
@@ -46,11 +47,16 @@ class LocalGenerator:
             raise ModelError("this policy has no weights to generate with. Name a model, or give its own generator.")
         problems = list({request.group: request.problem for request in requests}.values())
         places = {group: place for place, group in enumerate(dict.fromkeys(request.group for request in requests))}
-        check_fits(policy, problems, sampling.max_tokens, "generation")
-        prompts = encode_prompts(policy, problems)
+        prompts = encode_fitting(policy, problems, sampling.max_tokens, "generation")
         rows = [_Row() for _ in requests]
-        with torch.inference_mode(), self.runtime.autocast():
-            self._decode(policy, prompts, [places[request.group] for request in requests], requests, rows, sampling)
+        steps = self._decode(policy, prompts, [places[request.group] for request in requests], requests, rows, sampling)
+        going = True
+        while going:
+            # The modes are the thread's: they must not outlast the step, after which other tasks may have their turn.
+            with torch.inference_mode(), self.runtime.autocast():
+                going = next(steps, None) is not None
+            # Where cancellation comes in: without it, Ctrl-C would wait for the end of the unit.
+            await asyncio.sleep(0)
         return _finish(policy, prompts, places, requests, rows)
 
     def _decode(
@@ -61,7 +67,8 @@ class LocalGenerator:
         requests: Sequence[Request],
         rows: list[_Row],
         sampling: Sampling,
-    ) -> None:
+    ) -> Iterator[int]:
+        """Fill ``rows``; yields the position of each token after which some rows go on."""
         assert policy.weights is not None
         module, device = policy.weights.module, self.runtime.torch_device
         cache, logits, mask, lengths = prefill(module, prompts, device)
@@ -85,13 +92,8 @@ class LocalGenerator:
                 mask = mask[chosen] if mask is not None else None
             if mask is not None:
                 mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            logits = module(
-                input_ids=tokens[:, None],
-                attention_mask=mask,
-                position_ids=(lengths + position)[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
+            logits = advance(module, cache, tokens, mask, lengths + position)
+            yield position
 
 
 def prefill(
@@ -123,13 +125,31 @@ def prefill(
     return cache, output.logits[:, -1], mask, lengths
 
 
+def advance(
+    module: Any, cache: Any, tokens: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor
+) -> torch.Tensor:
+    """Read one more token of each row: next-token logits ``[S, V]`` of tokens ``[S]`` at positions ``[S]``."""
+    output = module(
+        input_ids=tokens[:, None],
+        attention_mask=mask,
+        position_ids=positions[:, None],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return output.logits[:, -1]  # type: ignore[no-any-return]
+
+
 class _Watch:
-    """Says when a row is finished: an end-of-text token or a stop string."""
+    """Says when a row is finished: an end-of-text token or a stop string.
+
+    A stop string that is one special token, as a chat model's end of turn, is found by its id: no text shows it.
+    """
 
     def __init__(self, policy: Policy, sampling: Sampling) -> None:
         self.policy = policy
-        self.ends = set(policy.end_ids)
-        self.stop = sampling.stop
+        special = {stop: special_id(policy, stop) for stop in sampling.stop}
+        self.ends = {*policy.end_ids, *(end for end in special.values() if end is not None)}
+        self.stop = [stop for stop, end in special.items() if end is None]
 
     def finished(self, row: _Row) -> bool:
         if row.tokens[-1] in self.ends:

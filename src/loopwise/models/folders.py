@@ -63,7 +63,7 @@ def load_policy(path: str | Path, runtime: Runtime) -> Policy:
 def save_policy(policy: Policy, folder: Path) -> None:
     """Write a policy as a Hugging Face folder; a prompt state goes to ``prompt_state.json``.
 
-    Plain ``from_pretrained`` loading ignores that file: README users who need it read it beside the weights.
+    Plain ``from_pretrained`` loading ignores that file: loaded that way, the state is the caller's to apply.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if policy.weights is not None:

@@ -52,6 +52,11 @@ class Weights:
         """Number of parameters, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
+    @cached_property
+    def finite(self) -> bool:
+        """Whether no parameter holds NaN or infinity."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.module.parameters())
+
     @property
     def context_length(self) -> int | None:
         """Most tokens a sequence may have, where the architecture has a limit."""

@@ -47,18 +47,32 @@ def encode_completions(policy: Policy, texts: Sequence[str]) -> list[list[int]]:
     return [[*row, end] if end is not None else list(row) for row in rows]
 
 
+def special_id(policy: Policy, text: str) -> int | None:
+    """The id of the one special token that ``text`` spells, which ``decode`` never shows; None where it is no such."""
+    [ids] = policy.tokenizer([text], add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        return None
+    added = getattr(policy.tokenizer, "added_tokens_decoder", {})
+    special = ids[0] in policy.tokenizer.all_special_ids or (ids[0] in added and added[ids[0]].special)
+    return int(ids[0]) if special and ids[0] != policy.tokenizer.unk_token_id else None
+
+
 def decode(policy: Policy, rows: Sequence[Sequence[int]]) -> list[str]:
     """Text of each row of token ids, special tokens left out."""
     texts = policy.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [str(text) for text in texts]
 
 
-def check_fits(policy: Policy, problems: Sequence[Problem], extra_tokens: int, place: str) -> None:
-    """Raise PromptTooLongError naming the longest prompt if it and ``extra_tokens`` exceed the model's context."""
+def encode_fitting(policy: Policy, problems: Sequence[Problem], extra_tokens: int, place: str) -> list[list[int]]:
+    """``encode_prompts``, with room for ``extra_tokens`` more after each.
+
+    Raises PromptTooLongError naming ``place`` and the longest prompt if they exceed the model's context.
+    """
+    rows = encode_prompts(policy, problems)
     limit = policy.weights.context_length if policy.weights else None
     if limit is None or not problems:
-        return
-    lengths = [len(row) for row in encode_prompts(policy, problems)]
+        return rows
+    lengths = [len(row) for row in rows]
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     too_long = sum(length + extra_tokens > limit for length in lengths)
     if too_long:
@@ -68,3 +82,4 @@ def check_fits(policy: Policy, problems: Sequence[Problem], extra_tokens: int, p
             f"{limit}. It begins {str(problems[longest].prompt)[:40]!r}. "
             "Lower sampling.max_tokens, shorten the prompts, or take a model with a longer context."
         )
+    return rows

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from loopwise.report import numbers
 from loopwise.report.measures import Comparison, Kind, Measure, Standing, compare
@@ -38,6 +41,7 @@ class Verdict:
 
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on a run."""
+    evidence = _measured(evidence)
     before, after = evidence.before, evidence.after
     if before is None or after is None or not (numbers.known(before.value) and numbers.known(after.value)):
         return Verdict(
@@ -49,6 +53,39 @@ def judge(evidence: Evidence) -> Verdict:
     kind: Kind = comparison.shows if comparison else "none"
     headline = _headline(evidence, kind, before, after)
     return Verdict(_checked(evidence, kind), headline, tuple(_details(evidence, comparison, after)))
+
+
+def _measured(evidence: Evidence) -> Evidence:
+    """The part of the evidence that says something: stages that were judged, both ends on the same problems."""
+    before, after, gold = evidence.before, evidence.after, evidence.gold
+    if before and after:
+        before, after = _paired(before, after)
+    if gold:
+        first, last = _paired(*gold)
+        gold = (first, last) if numbers.known(first.value) and numbers.known(last.value) else None
+    controls = [
+        (name, standing)
+        for name, standing in evidence.controls
+        if numbers.known(standing.value) and not (after and (against := compare(after, standing)) and not against.n)
+    ]
+    return replace(evidence, before=before, after=after, controls=controls, gold=gold)
+
+
+def _paired(before: Standing, after: Standing) -> tuple[Standing, Standing]:
+    """Both on the problems that both were judged on, where their scores are known to be of the same problems."""
+    if before.scores is None or after.scores is None or before.scores.shape != after.scores.shape:
+        return before, after
+    judged = ~(np.isnan(before.scores) | np.isnan(after.scores))
+    return _on(before, before.scores, judged), _on(after, after.scores, judged)
+
+
+def _on(standing: Standing, scores: np.ndarray, chosen: np.ndarray) -> Standing:
+    """A standing with ``scores`` on the ``chosen`` of its problems, bool ``[P]``."""
+    if np.array_equal(chosen, ~np.isnan(scores)):
+        return standing
+    mean = float(scores[chosen].mean()) if chosen.any() else math.nan
+    # Its interval was that of all its problems.
+    return Standing(mean, math.nan, math.nan, int(chosen.sum()), np.where(chosen, scores, np.nan))
 
 
 def _headline(evidence: Evidence, kind: Kind, before: Standing, after: Standing) -> str:

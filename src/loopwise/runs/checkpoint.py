@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -95,15 +95,15 @@ class CheckpointStore:
         fsync(self.folder)
         return place
 
-    def collect(self, committed: Sequence[str], keep_names: Collection[str] = ()) -> None:
+    def collect(self, committed: Sequence[str]) -> None:
         """Delete what no commit names, temporary folders, and committed checkpoints but the newest ``keep``.
 
-        ``committed`` is newest first, as the journal lists them; ``keep_names`` stay whatever their age.
+        ``committed`` is newest first, as the journal lists them.
         """
         if not self.folder.is_dir():
             return
         there = [name for name in committed if self._path(name).is_dir()]
-        stay = {QUARANTINE, *there[: self.keep], *keep_names}
+        stay = {QUARANTINE, *there[: self.keep]}
         for path in list(self.folder.iterdir()):
             if path.is_dir() and path.name not in stay:
                 self._delete(path)

@@ -156,7 +156,7 @@ class Journal(JournalReader):
         except IntegrityError as error:
             raise ValueError(
                 f"{place}: a sample has {kind} feedback already, or is not journaled yet ({error.orig}). "
-                "Read judged_ids before judging, and add_samples before add_feedback."
+                "Ask feedback_at before judging, and add_samples before add_feedback."
             ) from error
 
     def commit_round(

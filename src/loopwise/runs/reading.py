@@ -52,9 +52,7 @@ class JournalReader:
         if ids is None:
             rows = self._all(query)
         else:
-            wanted = list(ids)
-            pages = (wanted[start : start + _BATCH] for start in range(0, len(wanted), _BATCH))
-            rows = [row for page in pages for row in self._all(query.where(table.c.id.in_(page)))]
+            rows = [row for page in _pages(list(ids)) for row in self._all(query.where(table.c.id.in_(page)))]
         return {id: Problem(id, unpack_prompt(prompt), columns) for id, prompt, columns in rows}
 
     def samples_at(self, place: Place) -> dict[str, Sample]:
@@ -62,35 +60,30 @@ class JournalReader:
         query = select(schema.samples).where(_at(place)).order_by(*_by_place(schema.samples))
         return {row.id: unpack_sample(row) for row in self._all(query)}
 
-    def judged_ids(self, place: Place, kind: str = REWARD) -> set[str]:
-        """The ids of the samples at ``place`` that have feedback of this ``kind``."""
-        table = schema.judgements
-        return {row.sample_id for row in self._all(select(table.c.sample_id).where(_judged_at(place, kind)))}
-
     def feedback_at(self, place: Place, samples: Sequence[Sample], kind: str = REWARD) -> Feedback | None:
         """The feedback on ``samples``, in their order; None unless all of them are judged.
 
         Preferences are those between two of ``samples``. Raises ValueError where they were judged by different rewards.
         """
-        table = schema.judgements
-        given = _judged_at(place, kind)
+        table, feedbacks, pairs = schema.judgements, schema.feedbacks, schema.preferences
         with self._engine.connect() as connection:
-            query = select(table.c.sample_id, table.c.feedback, table.c.rewards, table.c.notes).where(given)
-            judged = {row.sample_id: Judged(*row) for row in connection.execute(query)}
+
+            def found(query: Select[Any], column: ColumnElement[Any], wanted: Sequence[Any]) -> list[Any]:
+                return [row for page in _pages(wanted) for row in connection.execute(query.where(column.in_(page)))]
+
+            # By id and not by place: a rollout asks unit by unit, and must not read all its units each time.
+            query = select(table.c.sample_id, table.c.feedback, table.c.rewards, table.c.notes)
+            rows = found(query.where(_judged_at(place, kind)), table.c.sample_id, [sample.id for sample in samples])
+            judged = {row.sample_id: Judged(*row) for row in rows}
             if not all(sample.id in judged for sample in samples):
                 return None
-            numbers = select(table.c.feedback).where(given)
-            feedbacks = schema.feedbacks
+            numbers = sorted({row.feedback for row in judged.values()})
             acts = {
                 row.number: Act(tuple(row.parts), tuple(row.weights), row.metrics)
-                for row in connection.execute(select(feedbacks).where(feedbacks.c.number.in_(numbers)))
+                for row in found(select(feedbacks), feedbacks.c.number, numbers)
             }
-            pairs = schema.preferences
-            preferences = connection.execute(
-                select(pairs.c.chosen, pairs.c.rejected, pairs.c.weight)
-                .where(pairs.c.feedback.in_(numbers))
-                .order_by(pairs.c.number)
-            ).all()
+            query = select(pairs.c.number, pairs.c.chosen, pairs.c.rejected, pairs.c.weight)
+            preferences = sorted(found(query, pairs.c.feedback, numbers), key=lambda row: row.number)
         return merge_feedback(samples, judged, acts, [(row.chosen, row.rejected, row.weight) for row in preferences])
 
     def reward_parts(self, run_id: str) -> list[str]:
@@ -186,6 +179,11 @@ class JournalReader:
             return connection.execute(query).all()
 
 
+def _pages(wanted: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Parts of ``wanted`` that are short enough for one query's IN."""
+    return (wanted[start : start + _BATCH] for start in range(0, len(wanted), _BATCH))
+
+
 def _of(table: FromClause, run_id: str, *order: ColumnElement[Any]) -> Select[Any]:
     return select(table).where(table.c.run_id == run_id).order_by(*order)
 
@@ -204,12 +202,9 @@ def _at(place: Place) -> ColumnElement[bool]:
 
 
 def _judged_at(place: Place, kind: str) -> ColumnElement[bool]:
-    table = schema.judgements
-    return and_(
-        table.c.run_id == place.run_id,
-        table.c.kind == kind,
-        table.c.sample_id.in_(select(schema.samples.c.id).where(_at(place))),
-    )
+    table, samples = schema.judgements, schema.samples
+    there = exists().where(samples.c.id == table.c.sample_id, _at(place))
+    return and_(table.c.run_id == place.run_id, table.c.kind == kind, there)
 
 
 def _full_samples(run_id: str) -> Select[Any]:

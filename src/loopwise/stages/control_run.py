@@ -9,32 +9,39 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from loopwise.config import ImproveRecipe, parse_recipe
-from loopwise.errors import LoopwiseError
+from loopwise.errors import LoopwiseError, ResumeError
+from loopwise.models.folders import load_policy
 from loopwise.runs.journal import Journal
 from loopwise.runs.lock import run_lock
-from loopwise.stages.controls import EventWriter, run_id, stage_name
-from loopwise.stages.improve import BASE, RUN_ID, control, prepare, run_prepared
+from loopwise.runtime import make_runtime
+from loopwise.stages.controls import EventWriter, run_id
+from loopwise.stages.improve import BASE, RUN_ID, prepare, run_control
 from loopwise.workspace import JOURNAL, Workspace
 
 
-def run_control(out: Path, name: str, observer: EventWriter) -> None:
-    """Run the control ``name`` of the improve run in ``out`` from the base saved there; send its figures."""
+def run_apart(out: Path, name: str, observer: EventWriter) -> None:
+    """Run the control ``name`` of the improve run in ``out`` from the base saved there; send its figures.
+
+    Raises ResumeError where that base is not the one the run began with.
+    """
     with ExitStack() as stack:
         journal = stack.enter_context(closing(Journal.open(out / JOURNAL)))
         started = journal.run(RUN_ID)
         assert started is not None
         recipe = parse_recipe(ImproveRecipe, started.config, str(out))
-        recipe = recipe.model_copy(
-            update={"model": recipe.model.model_copy(update={"path": str(out / BASE), "create": None})}
-        )
         folder = out / "checkpoints" / run_id(name)
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(run_lock(folder))
-        prepared = prepare(stack, recipe, started.threads, trial=False)
+        base = load_policy(out / BASE, make_runtime(recipe.runtime, recipe.seed, started.threads))
+        if base.id != started.fingerprint["model"]:
+            raise ResumeError(
+                f"{out / BASE}: not the model that this run began with. Put it back, or start a new run with another "
+                "--out."
+            )
+        begun = any(row.round > 0 for row in journal.rounds(run_id(name)))
+        prepared = prepare(stack, recipe, started.threads, policy=base, trial=not begun)
         workspace = Workspace(out, journal, observer.note, recipe.runtime.disk_wait)
-        session, position = run_prepared(control(prepared, name), workspace, run_id(name), observer)
-        figures = session.stage(position.incumbent, position.incumbent_round, stage_name(name))
-        observer.send("figures", figures=figures)
+        observer.send("figures", figures=run_control(prepared, workspace, name, observer))
 
 
 def main() -> None:
@@ -45,9 +52,10 @@ def main() -> None:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     try:
-        run_control(Path(out), name, EventWriter(channel.write))
+        run_apart(Path(out), name, EventWriter(channel.write))
     except LoopwiseError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def _end_with_parent() -> None:

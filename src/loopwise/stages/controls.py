@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from loopwise.config import ImproveRecipe
-from loopwise.errors import LoopwiseError
+from loopwise.errors import ControlError, DiskFullError, LoopwiseError
 from loopwise.session import Observer
 
 KEEPS = {"labelled": "none", "unfiltered": "all", "gold": "gold"}
+MOST_SHOWN = 2000
+"""Characters shown of what a control said when it stopped."""
 Figures = dict[str, dict[str, Any]]
 
 
@@ -37,15 +41,41 @@ def run_id(name: str) -> str:
     return f"control-{name}"
 
 
+class OneAtATime(Observer):
+    """Hands the events of several threads on to ``observer``, which need not be made for that."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._lock = threading.Lock()
+
+    def run_started(self, run_id: str, rounds: int, done: int) -> None:
+        with self._lock:
+            self._observer.run_started(run_id, rounds, done)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        with self._lock:
+            self._observer.progress(what, done, total)
+
+    def round_finished(self, run_id: str, summary: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._observer.round_finished(run_id, summary)
+
+    def note(self, level: str, message: str) -> None:
+        with self._lock:
+            self._observer.note(level, message)
+
+
 @dataclass
 class SideRuns:
-    """Runs controls in processes of their own, ``limit`` at a time; their events wait until somebody is watching.
+    """Runs controls in processes of their own, ``limit`` at a time; their rounds wait until they are asked for.
 
-    A child process ends with this one, however this one ends: it reads end-of-file on its standard input.
+    Notes do not wait: ``observer`` gets them at once, from other threads. A child process ends with this one, however
+    this one ends: it reads end-of-file on its standard input.
     """
 
     out: Path
     limit: int
+    observer: OneAtATime
     _events: dict[str, queue.SimpleQueue[dict[str, Any]]] = field(default_factory=dict)
     _results: dict[str, Future[Figures]] = field(default_factory=dict)
     _children: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -68,23 +98,29 @@ class SideRuns:
             self._events[name] = queue.SimpleQueue()
             self._results[name] = self._pool.submit(self._run, name)
 
-    def finish(self, name: str, observer: Observer) -> Figures:
-        """Wait for a control, telling ``observer`` all that happened in it. Raises LoopwiseError if it failed."""
+    def finish(self, name: str) -> Figures:
+        """Wait for a control, telling the observer of its rounds.
+
+        Raises ControlError where it ended without figures, DiskFullError where that was for want of room.
+        """
         result = self._results[name]
         while True:
             try:
-                _tell(observer, self._events[name].get(timeout=0.1))
+                _tell(self.observer, self._events[name].get(timeout=0.1))
             except queue.Empty:
                 if result.done():
                     break
         return result.result()
 
     def _run(self, name: str) -> Figures:
-        command = [sys.executable, "-m", "loopwise.stages.control_run", str(self.out), name]
+        # -P keeps the working folder out of its module path, which is to be ours.
+        command = [sys.executable, "-P", "-m", "loopwise.stages.control_run", str(self.out), name]
         errors: list[str] = []
-        figures: Figures | None = None
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        with subprocess.Popen(command, text=True, encoding="utf-8", **pipes) as child:
+        # A session of its own: Ctrl-C reaches only us, and is not taken for a failure of the control.
+        with subprocess.Popen(
+            command, text=True, encoding="utf-8", env=_environment(), start_new_session=True, **pipes
+        ) as child:
             self._children.append(child)
             if self._closed.is_set():
                 child.kill()
@@ -92,17 +128,47 @@ class SideRuns:
             assert child.stderr is not None
             reader = threading.Thread(target=errors.extend, args=(child.stderr,), daemon=True)
             reader.start()
-            for line in child.stdout:
-                event = json.loads(line)
-                if event["kind"] == "figures":
-                    figures = event["figures"]
-                else:
-                    self._events[name].put(event)
+            figures = self._listen(name, child.stdout)
             code = child.wait()
             reader.join()
         if code != 0 or figures is None:
-            raise LoopwiseError(f"control {name} stopped with exit code {code}: {''.join(errors).strip()[-2000:]}")
+            raise self._failure(name, code, "".join(errors).strip())
         return figures
+
+    def _listen(self, name: str, lines: Iterable[str]) -> Figures | None:
+        figures: Figures | None = None
+        for line in lines:
+            if not line.endswith("\n"):
+                break  # cut short: the child was killed while it wrote
+            event = json.loads(line)
+            if event["kind"] == "figures":
+                figures = event["figures"]
+            elif event["kind"] == "note":
+                _tell(self.observer, event)
+            else:
+                self._events[name].put(event)
+        return figures
+
+    def _failure(self, name: str, code: int, errors: str) -> LoopwiseError:
+        ending = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        reason = errors[-MOST_SHOWN:] or ending
+        message = f"control {name} stopped: {reason}"
+        if not self._closed.is_set():
+            self.observer.note("warning", message)
+        return DiskFullError(message) if code == DiskFullError.exit_code else ControlError(message)
+
+
+def failure_of(failures: Sequence[LoopwiseError], out: Path) -> LoopwiseError | None:
+    """The error to end with, once the loop's own result is in ``out``; None where no control failed."""
+    if not failures:
+        return None
+    # A full disk is mended by making room, whatever else went wrong: it decides the exit code.
+    kind = next((type(error) for error in failures if isinstance(error, DiskFullError)), ControlError)
+    reasons = "; ".join(map(str, failures))
+    return kind(
+        f"{reasons}\nThe loop itself is done: {out / 'model'} and report.html are there, all but the control. "
+        "Mend the cause and start the same command with --resume to add it."
+    )
 
 
 class EventWriter(Observer):
@@ -123,6 +189,13 @@ class EventWriter(Observer):
 
     def note(self, level: str, message: str) -> None:
         self.send("note", level=level, message=message)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with our module path: what a recipe names must be found there as it is found here."""
+    path = [os.path.abspath(entry) for entry in sys.path]
+    inherited = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*path, *([inherited] if inherited else [])])}
 
 
 def _tell(observer: Observer, event: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loopwise.config import ImproveRecipe, TuneRecipe, config_hash, load_recipe
 from loopwise.errors import ResumeError
-from loopwise.results import Result, conclude
+from loopwise.results import Result
 from loopwise.runtime import versions
 from loopwise.session import Observer, recorded_threads
 from loopwise.stages import finetune, improve
@@ -30,7 +30,7 @@ def demo(
     resume: bool = False,
     observer: Observer | None = None,
 ) -> Result:
-    """Run both stages and the controls into the new folder ``out``; 12 rounds unless told otherwise.
+    """Run both stages and the controls into the new folder ``out``; 10 rounds unless told otherwise.
 
     ``all_controls`` adds the model's own unfiltered samples and, as the ceiling, gold answers.
     """
@@ -46,10 +46,11 @@ def demo(
         _enter(workspace, seed, improving, all_controls, before.runtime.threads)
         stages, base = finetune.tune_in(workspace, before, observer)
         after = improve.prepare(stack, improving, before.runtime.threads, policy=base.incumbent, trial=False)
-        more, position = improve.improve_in(workspace, after, observer)
-        stages = {"untrained": stages["untrained"], **more}
-        everything = replace(position, budget=_sum(workspace))
-        result = conclude(workspace, improve.RUN_ID, improving, stages, everything, began)
+        ended = improve.improve_in(workspace, after, observer)
+        stages = {"untrained": stages["untrained"], **ended.stages}
+        everything = replace(ended.position, budget=_sum(workspace))
+        ended = replace(ended, stages=stages, position=everything)
+        result = improve.finish(workspace, improving, ended, began)
         workspace.store(lambda: workspace.journal.set_status(RUN_ID, "finished"))
         return result
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from loopwise.config import TuneRecipe, load_recipe
 from loopwise.errors import ConfigError
 from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import check_fits
+from loopwise.models.tokens import encode_fitting
 from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.session import (
@@ -23,6 +24,7 @@ from loopwise.session import (
     Session,
     Stages,
     recorded_threads,
+    reward_fingerprint,
     start_policy,
     try_rewards,
 )
@@ -74,7 +76,11 @@ def tune_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tup
     """The rounds of a prepared recipe in an open workspace: figures before and after, and where they ended."""
     recipe = prepared.recipe
     files = workspace.run(RUN_ID, recipe.runtime.keep_checkpoints)
-    fingerprint = {**prepared.streams.fingerprint, "model": prepared.base.id}
+    fingerprint = {
+        **prepared.streams.fingerprint,
+        **reward_fingerprint(recipe.rewards),
+        "model": prepared.base.id,
+    }
     files.enter("tune", recipe, fingerprint, prepared.runtime)
     generator = LocalGenerator(prepared.runtime)
     parts = Parts(recipe, prepared.streams, prepared.runtime, prepared.update, generator, prepared.feedback)
@@ -100,9 +106,11 @@ def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) ->
     rows = labelled_rows(base, streams.labelled, completions, recipe.update.max_length)
     for name, problems in streams.held_out.items():
         if recipe.gate.metric == "reward":
-            check_fits(base, problems, recipe.sampling.max_tokens, name)
+            encode_fitting(base, problems, recipe.sampling.max_tokens, name)
         else:
             labelled_rows(base, problems, [streams.completion(problem) for problem in problems], None)
+    if recipe.rewards:
+        check_sampling(base, runtime)
     feedback = load_feedback(recipe.rewards, reference_columns=streams.reference_columns, label_free=False)
     stack.enter_context(feedback)
     if recipe.rewards and threads is None:

@@ -11,12 +11,13 @@ from typing import Any
 
 from loopwise import loop
 from loopwise.config import ImproveRecipe, load_recipe
-from loopwise.errors import ConfigError
+from loopwise.errors import ConfigError, LoopwiseError
 from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import check_fits
+from loopwise.models.tokens import encode_fitting
 from loopwise.results import Result, conclude, write_policy
 from loopwise.runtime import Runtime, make_runtime, run_async
 from loopwise.session import (
@@ -26,10 +27,11 @@ from loopwise.session import (
     Session,
     Stages,
     recorded_threads,
+    reward_fingerprint,
     start_policy,
     try_rewards,
 )
-from loopwise.stages.controls import SideRuns, control_recipe, run_id, stage_name
+from loopwise.stages.controls import Figures, OneAtATime, SideRuns, control_recipe, failure_of, run_id, stage_name
 from loopwise.tasks.streams import Streams, open_streams
 from loopwise.types import Feedback, FeedbackSource, Generator, Sample, Update
 from loopwise.update.rft import RFT
@@ -55,6 +57,15 @@ class Prepared:
     trial: tuple[Sample, ...]
     trial_feedback: Feedback
     own_parts: bool
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Figures of every stage and the loop's last position; ``failure`` is what kept controls from their figures."""
+
+    stages: Stages
+    position: Position
+    failure: LoopwiseError | None = None
 
 
 def improve(
@@ -84,33 +95,47 @@ def improve(
         workspace = stack.enter_context(
             open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
         )
-        stages, position = improve_in(workspace, prepared, observer)
-        return conclude(workspace, RUN_ID, recipe, stages, position, began)
+        return finish(workspace, recipe, improve_in(workspace, prepared, observer), began)
 
 
-def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tuple[Stages, Position]:
+def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> Ended:
     """The loop and its controls in an open workspace: figures of every stage, and where the loop ended.
 
-    With ``runtime.processes`` above 1 the controls run beside the loop, unless parts of it were replaced from Python.
+    With ``runtime.processes`` above 1 the controls run beside the loop, unless parts of it were replaced from Python;
+    one that fails there is left out of the stages, and costs the loop nothing.
     """
     recipe = prepared.recipe
+    shared = OneAtATime(observer)
+    workspace = replace(workspace, note=shared.note)
     _save_base(workspace, prepared)
     _enter(prepared, workspace, RUN_ID)
     beside = recipe.runtime.processes - 1 if prepared.own_parts else 0
     stages: Stages = {}
-    with SideRuns(workspace.out, max(1, beside)) as side:
+    failures: list[LoopwiseError] = []
+    with SideRuns(workspace.out, max(1, beside), shared) as side:
         if beside:
             side.start(recipe.controls)
-        session, position = run_prepared(prepared, workspace, RUN_ID, observer)
+        session, position = run_prepared(prepared, workspace, RUN_ID, shared)
         stages["base"] = session.stage(prepared.base, 0, "base")
         for name in recipe.controls:
-            if beside:
-                stages[stage_name(name)] = side.finish(name, observer)
-            else:
-                other, after = run_prepared(control(prepared, name), workspace, run_id(name), observer)
-                stages[stage_name(name)] = other.stage(after.incumbent, after.incumbent_round, stage_name(name))
+            if not beside:
+                stages[stage_name(name)] = run_control(prepared, workspace, name, shared)
+                continue
+            try:
+                stages[stage_name(name)] = side.finish(name)
+            except LoopwiseError as error:
+                failures.append(error)
     stages["improved"] = session.stage(position.incumbent, position.incumbent_round, "improved")
-    return stages, position
+    return Ended(stages, position, failure_of(failures, workspace.out))
+
+
+def finish(workspace: Workspace, recipe: ImproveRecipe, ended: Ended, began: float) -> Result:
+    """Write the result of the loop. Raises, after that, the error of a control that failed beside it."""
+    result = conclude(workspace, RUN_ID, recipe, ended.stages, ended.position, began)
+    workspace.store(lambda: workspace.journal.set_status(RUN_ID, "finished"))
+    if ended.failure is not None:
+        raise ended.failure
+    return result
 
 
 def prepare(
@@ -149,6 +174,8 @@ def prepare(
         update = _update(recipe, streams, base)
     loop.check_needs(update, generator.offers)
     _check_rows(recipe, streams, base)
+    if isinstance(generator, LocalGenerator):
+        check_sampling(base, runtime)
     samples: tuple[Sample, ...] = ()
     judged = Feedback.empty(0)
     if trial:
@@ -180,7 +207,7 @@ def _check_rows(recipe: ImproveRecipe, streams: Streams, base: Policy) -> None:
     train = streams.draw(1, streams.train_count) if streams.train_count else ()
     if base.weights is not None:
         for name, problems in {**streams.held_out, "train": train}.items():
-            check_fits(base, problems, recipe.sampling.max_tokens, name)
+            encode_fitting(base, problems, recipe.sampling.max_tokens, name)
     compared = list(streams.held_out.values()) if recipe.gate.metric == "likelihood" else []
     learned = [train] if recipe.update.keep == "gold" or "gold" in recipe.controls else []
     for problems in (*compared, *learned):
@@ -210,9 +237,15 @@ def run_prepared(prepared: Prepared, workspace: Workspace, name: str, observer: 
         prepared.report,
     )
     session = Session(parts, files, observer)
-    position = session.run(prepared.base)
-    workspace.store(lambda: workspace.journal.set_status(name, "finished"))
-    return session, position
+    return session, session.run(prepared.base)
+
+
+def run_control(prepared: Prepared, workspace: Workspace, name: str, observer: Observer) -> Figures:
+    """Run (or go on with) a control of a prepared recipe to its end; the figures of its result."""
+    session, position = run_prepared(control(prepared, name), workspace, run_id(name), observer)
+    figures = session.stage(position.incumbent, position.incumbent_round, stage_name(name))
+    workspace.store(lambda: workspace.journal.set_status(run_id(name), "finished"))
+    return figures
 
 
 def control(prepared: Prepared, name: str) -> Prepared:
@@ -224,7 +257,14 @@ def control(prepared: Prepared, name: str) -> Prepared:
 def _enter(prepared: Prepared, workspace: Workspace, name: str) -> RunFiles:
     files = workspace.run(name, prepared.recipe.runtime.keep_checkpoints)
     parts = "from the recipe" if prepared.own_parts else "from Python"
-    fingerprint = {**prepared.streams.fingerprint, "model": prepared.base.id, "update, generator and rewards": parts}
+    recipe = prepared.recipe
+    rewards = (*recipe.rewards, *recipe.report_rewards) if prepared.own_parts else ()
+    fingerprint = {
+        **prepared.streams.fingerprint,
+        **reward_fingerprint(rewards),
+        "model": prepared.base.id,
+        "update, generator and rewards": parts,
+    }
     files.enter("improve", prepared.recipe, fingerprint, prepared.runtime)
     return files
 

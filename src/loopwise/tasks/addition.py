@@ -21,11 +21,14 @@ def addition(generator: np.random.Generator) -> Problem:
 
 
 def make(first: int, second: int) -> Problem:
-    """The problem ``first + second``; column ``answer`` holds the truth, ``_key`` the operands in order."""
+    """The problem ``first + second``; column ``answer`` holds the truth."""
     prompt = f"{_reversed(first, DIGITS)}+{_reversed(second, DIGITS)}="
-    low, high = sorted((first, second))
-    columns = {"answer": _reversed(first + second, DIGITS + 1), "_key": f"{low}+{high}"}
-    return Problem(f"add-{first}-{second}", prompt, columns)
+    return Problem(f"add-{first}-{second}", prompt, {"answer": _reversed(first + second, DIGITS + 1)})
+
+
+def operands(problem: Problem) -> str:
+    """The operands of a sum as it is written, in one order: the same for ``a + b`` and ``b + a``."""
+    return "+".join(sorted(str(problem.prompt).rstrip("=").split("+")))
 
 
 def _reversed(number: int, digits: int) -> str:

@@ -14,25 +14,30 @@ from loopwise.data.rows import labelled_from_rows, problems_from_rows
 from loopwise.data.streams import check_disjoint, draw, problem_key, split
 from loopwise.errors import ConfigError, DataError, nearest
 from loopwise.runtime import seed_key
-from loopwise.tasks.addition import addition
+from loopwise.tasks.addition import addition, operands
 from loopwise.types import Problem
 
 WATCHED = 4
 HELD_OUT_AT_MOST = 1000
+SKILL = "skill:"
 MOST_MISSES = 10_000
 """Known problems in a row after which a task counts as exhausted."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A generator of problems, the columns that hold the truth, and the one that holds a completion to learn."""
+    """A generator of problems, the columns that hold the truth, and the one that holds a completion to learn.
+
+    Two problems with the same ``key`` are the same one.
+    """
 
     generate: Callable[[np.random.Generator], Problem]
     reference_columns: tuple[str, ...]
     completion_column: str
+    key: Callable[[Problem], str] = problem_key
 
 
-TASKS: dict[str, Task] = {"addition": Task(addition, ("answer",), "answer")}
+TASKS: dict[str, Task] = {"addition": Task(addition, ("answer",), "answer", operands)}
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,11 @@ class Streams:
         return str(value[-1]["content"]) if isinstance(value, list | tuple) else str(value)
 
     def without_references(self) -> Streams:
-        """The same streams, whose drawn problems do not hold their references. Held-out ones do: reports need them."""
-        hidden = set(self.reference_columns)
+        """The same streams, whose drawn problems do not hold their references. Held-out ones do: reports need them.
+
+        The completion to learn is a reference too: a gold answer, whatever its column is called.
+        """
+        hidden = tuple(dict.fromkeys((*self.reference_columns, self.completion_column)))
 
         def draw(round: int, count: int) -> list[Problem]:
             return [
@@ -73,7 +81,7 @@ class Streams:
                 for problem in self.draw(round, count)
             ]
 
-        return replace(self, draw=draw)
+        return replace(self, draw=draw, reference_columns=hidden)
 
 
 def open_streams(data: DataConfig, seed: int, *, supervised: bool) -> Streams:
@@ -86,8 +94,12 @@ def open_streams(data: DataConfig, seed: int, *, supervised: bool) -> Streams:
         raise ConfigError(
             "data.labelled: this task needs the number of labelled problems to learn from, for example 250."
         )
-    held_out = {name: problems for name, problems in streams.held_out.items() if not name.startswith("skill:")}
-    check_disjoint((), {"labelled": streams.labelled, **held_out})
+    held_out = {name: problems for name, problems in streams.held_out.items() if not name.startswith(SKILL)}
+    key = TASKS[data.task].key if data.task else problem_key
+    check_disjoint((), {"labelled": streams.labelled, **held_out}, key)
+    # Old skills may share problems with each other and with dev, which the gate sees too; never with what is learned.
+    for name in streams.held_out.keys() - held_out.keys():
+        check_disjoint((), {"labelled": streams.labelled, name: streams.held_out[name]})
     return streams
 
 
@@ -104,7 +116,7 @@ def _task_streams(data: DataConfig, seed: int) -> Streams:
     for stream in ("dev", "test"):
         count = getattr(data, stream)
         held_out[stream] = _generate(task, name, stream, seed, HELD_OUT_AT_MOST if count is None else count, taken)
-        taken |= {problem_key(problem) for problem in held_out[stream]}
+        taken |= {task.key(problem) for problem in held_out[stream]}
     labelled = _generate(task, name, "labelled", seed, int(data.labelled or 0), taken)
 
     def draw_fresh(round: int, count: int) -> list[Problem]:
@@ -128,7 +140,7 @@ def _generate(task: Task, name: str, stream: str, seed: int, count: int, exclude
     misses = 0
     while len(problems) < count:
         problem = task.generate(generator)
-        key = problem_key(problem)
+        key = task.key(problem)
         misses = misses + 1 if key in seen else 0
         if misses > MOST_MISSES:
             raise ConfigError(
@@ -161,10 +173,11 @@ def _file_streams(data: DataConfig, seed: int, supervised: bool) -> Streams:
     held_out |= {name: parts[name] for name, size in sizes.items() if size}
     check_disjoint(train, held_out)
     for path in data.skills:
-        name = f"skill:{path.rsplit('/', 1)[-1]}"
+        name = f"{SKILL}{path.rsplit('/', 1)[-1]}"
         if name in held_out:
             raise ConfigError(f'key "data.skills": two files have the name of {path}. Rename one.')
         held_out[name] = _read(data, path, supervised)
+        check_disjoint(train, {name: held_out[name]})
         files[path] = path
     labelled: Sequence[Problem] = train if supervised else ()
     if isinstance(data.labelled, str):

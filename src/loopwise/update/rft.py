@@ -42,14 +42,17 @@ class RFT:
     def __call__(
         self, policy: Policy, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context
     ) -> Updated:
-        pool = Pool.from_state(state["pool"]) if state else Pool()
-        kept: Sequence[TokenRow] = ()
+        cap = None if self.config.keep == "gold" else self.config.per_problem
+        pool = Pool.from_state(state["pool"], cap) if state else Pool(per_prompt=cap)
+        before = len(pool)
+        kept = 0
         if self.config.keep == "gold":
             assert self.gold is not None
-            kept = labelled_rows(policy, problems, [self.gold(problem) for problem in problems], self.config.max_length)
+            gold = labelled_rows(policy, problems, [self.gold(problem) for problem in problems], self.config.max_length)
+            kept = _add(pool, gold).count(True)
         elif self.config.keep != "none":
-            kept = self._kept_rows(policy, rollout(policy, problems, self.samples), context)
-        new = sum(pool.add(row) for row in kept)
+            kept = self._keep(policy, rollout(policy, problems, self.samples), pool, context)
+        new = len(pool) - before
 
         partial = context.partial
         start = self.base if self.config.restart and self.base is not None else policy
@@ -60,12 +63,12 @@ class RFT:
             moments = state["learner"] if state and not self.config.restart else None
         module = source.trainable_module()
         total = self.config.steps * (1 if self.config.restart else self.rounds)
-        learner = Learner(module, self.config.optimizer, context.runtime, total, moments)
+        learner = Learner(module, self.config.optimizer, context.runtime, total, moments, round=context.round)
 
         def progress() -> tuple[Policy, Any]:
             return policy.with_module(module), {"learner": learner.state()}
 
-        metrics: dict[str, float] = {"kept": float(len(kept)), "new": float(new), "pool": float(len(pool))}
+        metrics: dict[str, float] = {"kept": float(kept), "new": float(new), "pool": float(len(pool))}
         if len(pool) or self.labelled:
             first = partial.step if partial else 0
             metrics |= fit(
@@ -79,11 +82,13 @@ class RFT:
             )
         return Updated(policy.with_module(module), {"learner": learner.state(), "pool": pool.state()}, metrics)
 
-    def _kept_rows(self, policy: Policy, scored: Scored, context: Context) -> list[TokenRow]:
-        places = select(scored, self.config)
-        context.keep([scored.samples[place].id for place in places])
-        samples = [scored.samples[place] for place in places]
-        return sample_rows(policy, samples, [scored.problems[sample.group] for sample in samples])
+    def _keep(self, policy: Policy, scored: Scored, pool: Pool, context: Context) -> int:
+        """Pool what passes; report and count the samples that are in the pool now, which a full prompt's are not."""
+        samples = [scored.samples[place] for place in select(scored, self.config)]
+        rows = sample_rows(policy, samples, [scored.problems[sample.group] for sample in samples])
+        pooled = _add(pool, rows)
+        context.keep([sample.id for sample, is_in in zip(samples, pooled, strict=True) if is_in])
+        return pooled.count(True)
 
     def _batch(self, pool: Pool, context: Context, step: int) -> list[TokenRow]:
         config = self.config
@@ -92,6 +97,11 @@ class RFT:
         )
         pairs = zip(is_labelled.tolist(), places.tolist(), strict=True)
         return [self.labelled[place] if labelled else pool[place] for labelled, place in pairs]
+
+
+def _add(pool: Pool, rows: Sequence[TokenRow]) -> list[bool]:
+    """Add rows; whether each is in the pool then."""
+    return [pool.add(row) or row in pool for row in rows]
 
 
 def select(scored: Scored, config: RFTConfig) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -45,22 +46,28 @@ def sample_rows(policy: Policy, samples: Sequence[Sample], problems: Sequence[Pr
 
 
 class Pool:
-    """Distinct rows in the order they were first kept."""
+    """Distinct rows in the order they were first kept, at most ``per_prompt`` of one prompt where that is given."""
 
-    def __init__(self, rows: Iterable[TokenRow] = ()) -> None:
-        self._rows: dict[tuple[tuple[int, ...], tuple[int, ...]], TokenRow] = {}
+    def __init__(self, rows: Iterable[TokenRow] = (), per_prompt: int | None = None) -> None:
+        self.per_prompt = per_prompt
+        self._rows: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+        self._counts: Counter[tuple[int, ...]] = Counter()
         self._order: list[TokenRow] = []
         for row in rows:
             self.add(row)
 
     def add(self, row: TokenRow) -> bool:
-        """Add a row; False if the same prompt and tokens are there already."""
-        key = (tuple(row.prompt_ids), tuple(row.token_ids))
-        if key in self._rows:
+        """Add a row; False if the same prompt and tokens are there already, or as many of the prompt as may be."""
+        prompt = tuple(row.prompt_ids)
+        if row in self or (self.per_prompt is not None and self._counts[prompt] >= self.per_prompt):
             return False
-        self._rows[key] = row
+        self._rows.add((prompt, tuple(row.token_ids)))
+        self._counts[prompt] += 1
         self._order.append(row)
         return True
+
+    def __contains__(self, row: TokenRow) -> bool:
+        return (tuple(row.prompt_ids), tuple(row.token_ids)) in self._rows
 
     def __len__(self) -> int:
         return len(self._order)
@@ -82,17 +89,18 @@ class Pool:
         }
 
     @staticmethod
-    def from_state(state: Any) -> Pool:
-        """The pool that ``state`` was taken of."""
+    def from_state(state: Any, per_prompt: int | None = None) -> Pool:
+        """The pool that ``state`` was taken of, in its order; ``per_prompt`` is the cap it goes on with."""
         prompts = np.split(state["prompt_ids"], np.cumsum(state["prompt_lengths"])[:-1])
         ends = np.cumsum(state["token_lengths"])[:-1]
         tokens, masks = np.split(state["token_ids"], ends), np.split(state["loss_mask"], ends)
         if not len(state["token_lengths"]):
-            return Pool()
-        return Pool(
+            return Pool(per_prompt=per_prompt)
+        rows = (
             TokenRow(tuple(prompt.tolist()), tuple(token.tolist()), tuple(mask.tolist()))
             for prompt, token, mask in zip(prompts, tokens, masks, strict=True)
         )
+        return Pool(rows, per_prompt)
 
 
 def _mask(row: TokenRow) -> Sequence[int]:

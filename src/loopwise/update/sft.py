@@ -33,7 +33,7 @@ class SFT:
         source, moments = (partial.policy, partial.state) if partial else (policy, state)
         module = source.trainable_module()
         total = self.config.steps * self.rounds
-        learner = Learner(module, self.config.optimizer, context.runtime, total, moments)
+        learner = Learner(module, self.config.optimizer, context.runtime, total, moments, round=context.round)
         before = (context.round - 1) * self.config.steps
 
         def batch(step: int) -> list[TokenRow]:
