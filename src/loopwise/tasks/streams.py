@@ -177,8 +177,9 @@ def _file_streams(data: DataConfig, seed: int, supervised: bool) -> Streams:
         if name in held_out:
             raise ConfigError(f'key "data.skills": two files have the name of {path}. Rename one.')
         held_out[name] = _read(data, path, supervised)
-        check_disjoint(train, {name: held_out[name]})
         files[path] = path
+    for name in (name for name in held_out if name.startswith(SKILL)):
+        check_disjoint(train, {name: held_out[name]})
     labelled: Sequence[Problem] = train if supervised else ()
     if isinstance(data.labelled, str):
         labelled = _read(data, data.labelled, True)
