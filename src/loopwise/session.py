@@ -368,4 +368,4 @@ def try_rewards(
 def reward_fingerprint(rewards: Sequence[RewardConfig]) -> dict[str, str]:
     """The content of every reward file a recipe names."""
     files = [reward.use.rpartition(":")[0] for reward in rewards if ":" in reward.use]
-    return {f"reward file {Path(file).name}": fingerprint(file) for file in files}
+    return {f"reward file {file}": fingerprint(file) for file in files}
