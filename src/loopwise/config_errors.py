@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -37,8 +38,14 @@ _EXPECTED = {
 
 def explain(kind: type[BaseModel], place: str, error: ValidationError) -> str:
     """A line for each key that is wrong; ``kind`` is the model that was validated, ``place`` the recipe's name."""
-    details = error.errors()
-    return "\n".join(_explain(kind, place, detail) for detail in details if not _follows(detail, details))
+    found_at: dict[tuple[str, ...], list[Any]] = {}
+    for detail in error.errors():
+        found_at.setdefault(_location(kind, detail["loc"]), []).append(detail)
+    return "\n".join(
+        _explain(kind, place, location, details)
+        for location, details in found_at.items()
+        if not _follows(location, found_at)
+    )
 
 
 def found(value: Any) -> str:
@@ -52,8 +59,8 @@ def found(value: Any) -> str:
     return repr(value)
 
 
-def _explain(kind: type[BaseModel], place: str, detail: Any) -> str:
-    location = [str(part) for part in detail["loc"]]
+def _explain(kind: type[BaseModel], place: str, location: Sequence[str], details: Sequence[Any]) -> str:
+    detail = details[0]
     key = ".".join(location)
     if detail["type"] == "extra_forbidden":
         known = _fields_at(kind, location[:-1])
@@ -61,7 +68,9 @@ def _explain(kind: type[BaseModel], place: str, detail: Any) -> str:
     if detail["type"] == "missing":
         return f'{place}: key "{key}" is missing. Add it.'
     if detail["type"] in _EXPECTED:
-        message = "expected " + _EXPECTED[detail["type"]].format(**detail.get("ctx", {}))
+        # Several where a key takes several kinds of value.
+        kinds = [_EXPECTED[d["type"]].format(**d.get("ctx", {})) for d in details if d["type"] in _EXPECTED]
+        message = "expected " + " or ".join(dict.fromkeys(kinds))
     else:
         message = detail["msg"].removeprefix("Value error, ").removesuffix(".")
         message = message[0].lower() + message[1:]
@@ -70,13 +79,33 @@ def _explain(kind: type[BaseModel], place: str, detail: Any) -> str:
     return f'{place}: key "{key}": {message}, found {found(detail["input"])}.'
 
 
-def _follows(detail: Any, details: Sequence[Any]) -> bool:
+def _follows(location: tuple[str, ...], others: Iterable[tuple[str, ...]]) -> bool:
     """Whether an error only says that something inside its key is wrong, which has an error of its own."""
-    location = detail["loc"]
-    return any(len(other["loc"]) > len(location) and other["loc"][: len(location)] == location for other in details)
+    return any(len(other) > len(location) and other[: len(location)] == location for other in others)
 
 
-def _fields_at(kind: type[BaseModel], location: list[str]) -> list[str]:
+def _location(kind: type[BaseModel], parts: Sequence[Any]) -> tuple[str, ...]:
+    """The keys on the way to an error. Where a key takes several kinds of value, pydantic names the tried one too."""
+    location: list[str] = []
+    block: type[BaseModel] | None = kind
+    tried = False
+    for part in parts:
+        if not tried:
+            location.append(str(part))
+        field = block.model_fields.get(part) if block and not tried and isinstance(part, str) else None
+        tried = False
+        if field:
+            tried = _takes_several_kinds(field.annotation)
+            block = next(iter(_blocks(field.annotation)), None)
+    return tuple(location)
+
+
+def _takes_several_kinds(annotation: Any) -> bool:
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return get_origin(annotation) in (Union, UnionType) and len(kinds) > 1
+
+
+def _fields_at(kind: type[BaseModel], location: Sequence[str]) -> list[str]:
     block: Any = kind
     for name in location:
         if name.isdigit():

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loopwise.config import ImproveRecipe, TuneRecipe
+from loopwise.config import PretrainRecipe, Recipe
 from loopwise.loop import Position
 from loopwise.models.folders import save_policy
+from loopwise.models.lora import merged
 from loopwise.models.policy import Policy
 from loopwise.report import write_report
 from loopwise.session import Stages
@@ -33,32 +34,43 @@ class Result:
 
 
 def conclude(
-    workspace: Workspace, run_id: str, recipe: ImproveRecipe | TuneRecipe, stages: Stages, end: Position, began: float
+    workspace: Workspace,
+    run_id: str,
+    recipe: Recipe,
+    stages: Stages,
+    end: Position,
+    began: float,
+    more: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Write model folder, ``metrics.jsonl``, ``samples.parquet``, ``summary.json`` and ``report.html`` of a run.
+    """Finish a run: write model folder, ``metrics.jsonl``, ``samples.parquet``, ``summary.json`` and ``report.html``.
 
-    ``end`` is where its loop ended, ``began`` the ``time.monotonic()`` of its start.
+    ``end`` is where its loop ended, ``began`` the ``time.monotonic()`` of its start; ``more`` goes into the
+    summary. Adapters are merged into the weights where the recipe says so.
     """
     out, journal = workspace.out, workspace.journal
     summary = {
-        "task": recipe.data.task or Path(str(recipe.data.train)).name,
+        "task": _title(recipe),
         "seed": recipe.seed,
         "run_id": run_id,
         "wall_seconds": round(time.monotonic() - began, 2),
         "stages": stages,
         "rounds": [row.summary for row in journal.rounds(run_id) if row.round > 0],
         "budget": asdict(end.budget),
+        **(more or {}),
     }
+    lora = recipe.model.lora
+    policy = merged(end.incumbent) if lora and lora.merge else end.incumbent
 
     def write() -> None:
-        write_policy(end.incumbent, out / "model")
+        write_policy(policy, out / "model")
         journal.export_metrics(run_id, out / "metrics.jsonl")
         journal.export_samples(run_id, out / "samples.parquet")
         write_json(out / "summary.json", summary)
         write_report(out, summary)
 
     workspace.store(write)
-    return Result(out, end.incumbent, summary)
+    workspace.store(lambda: journal.set_status(run_id, "finished"))
+    return Result(out, policy, summary)
 
 
 def write_policy(policy: Policy, folder: Path) -> None:
@@ -68,3 +80,12 @@ def write_policy(policy: Policy, folder: Path) -> None:
     save_policy(policy, temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
+
+
+def _title(recipe: Recipe) -> str:
+    """What a run is about, in a few words: its task, or the names of its files."""
+    data = recipe.data
+    if not isinstance(recipe, PretrainRecipe) and recipe.data.task:
+        return recipe.data.task
+    paths = [data.train] if isinstance(data.train, str) else [source.path for source in data.train or ()]
+    return ", ".join(Path(path).name for path in paths)

@@ -141,7 +141,9 @@ class Rollout:
         if feedback is None:
             judged = feedback = await source.judge(problems, samples)
             self.roller.store(lambda: journal.add_feedback(place, samples, judged, kind))
-        self.roller.book(place.round, f"{kind} {samples[0].id}", Budget(judge_calls=len(samples)))
+        self.roller.book(
+            place.round, f"{kind} {samples[0].id}", Budget(judge_calls=len(samples) if feedback.parts else 0)
+        )
         return feedback
 
 

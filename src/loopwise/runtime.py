@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from loopwise.config import RuntimeConfig
+from loopwise.blocks import RuntimeConfig
 from loopwise.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -2,119 +2,68 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from loopwise import loop
-from loopwise.config import ImproveRecipe, ModelConfig, RewardConfig, TuneRecipe
-from loopwise.data.formats import fingerprint
-from loopwise.errors import ResumeError
+from loopwise.config import ImproveRecipe, Recipe
 from loopwise.evaluate.groups import group_metrics, joined
 from loopwise.evaluate.likelihood import mean_logps
-from loopwise.evaluate.rewards import RewardSum, feedback_metrics
+from loopwise.evaluate.rewards import feedback_metrics
 from loopwise.evaluate.stats import mean_interval
 from loopwise.gate import Gate, refusal
 from loopwise.loop import Position, Steps
-from loopwise.models.folders import load_policy
+from loopwise.meter import Meter
 from loopwise.models.policy import Policy
-from loopwise.models.presets import create_policy
+from loopwise.observer import Observer
 from loopwise.rollout import Roller
-from loopwise.runs.journal import Journal
-from loopwise.runtime import Runtime, run_async, seed_key
-from loopwise.tasks.streams import Streams
+from loopwise.runtime import Runtime
+from loopwise.starting import sampling_of
+from loopwise.tasks.base import Streams
+from loopwise.tasks.curriculum import draw_round
 from loopwise.types import (
     Budget,
     Context,
     Decision,
     Evaluation,
-    Feedback,
     FeedbackSource,
     Generator,
     Partial,
     Problem,
-    Request,
     Rollout,
-    Sample,
-    Sampling,
     Scored,
     Update,
     Updated,
 )
-from loopwise.workspace import JOURNAL, RunFiles, check_out
+from loopwise.workspace import RunFiles, Workspace
 
 WATCH_SAMPLES = 4
-TRIAL_PROBLEMS = 3
 Stages = dict[str, dict[str, dict[str, Any]]]
-
-
-class Observer:
-    """What a person watching is told. This one says nothing; the command line and the notebook have their own."""
-
-    def run_started(self, run_id: str, rounds: int, done: int) -> None:
-        """A run begins (or goes on after ``done`` rounds)."""
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """``done`` of ``total`` samples (of a phase) or optimizer steps (``train``)."""
-
-    def round_finished(self, run_id: str, summary: Mapping[str, Any]) -> None:
-        """A round is committed."""
-
-    def note(self, level: str, message: str) -> None:
-        """Something a person should know: ``info`` or ``warning``."""
-
-
-@dataclass
-class Meter:
-    """Adds up what a run spends, wall seconds included.
-
-    Rollouts are booked by key, once, in the round they belong to: what is re-read after a resume, or of a round that is
-    committed, costs nothing again.
-    """
-
-    total: Budget = Budget()
-    booked: set[str] = field(default_factory=set)
-    open_round: int = 0
-    _since: float = field(default_factory=time.monotonic)
-
-    def resume(self, position: Position) -> None:
-        """Go on from where a run stands. The base's evaluation belongs to the first round."""
-        self.total, self.booked = position.budget, set(position.booked)
-        self.open_round = position.round + 1 if position.round else 0
-
-    def book(self, number: int, key: str, budget: Budget) -> None:
-        """Spend a rollout's cost unless it is booked."""
-        if number >= self.open_round and key not in self.booked:
-            self.booked.add(key)
-            self.spend(budget)
-
-    def spend(self, budget: Budget) -> None:
-        """Spend at once."""
-        self.total = self.total + budget
-
-    def spent(self) -> Budget:
-        """All that was spent up to now."""
-        now = time.monotonic()
-        self.spend(Budget(seconds=now - self._since))
-        self._since = now
-        return self.total
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of. ``update`` and ``generator`` may be anybody's that keep the protocols of types.py."""
+    """What a run is made of. ``update`` and ``generator`` may be anybody's that keep the protocols of types.py.
 
-    recipe: ImproveRecipe | TuneRecipe
+    ``watched`` are the problems whose samples are kept after each round. ``score(policy, split)`` (float64 ``[P]``)
+    takes the place of the gate's metric where a stage measures otherwise; ``figures`` adds to an evaluation's mean.
+    """
+
+    recipe: Recipe
     streams: Streams
     runtime: Runtime
     update: Update
     generator: Generator
     feedback: FeedbackSource
     report: FeedbackSource | None = None
+    watched: Sequence[Problem] = ()
+    score: Callable[[Policy, str], np.ndarray] | None = None
+    figures: Callable[[Evaluation], Mapping[str, float]] | None = None
 
 
 class Session:
@@ -127,6 +76,7 @@ class Session:
         self.meter = Meter()
         self._scored: list[Scored] = []
         self._kept: list[str] = []
+        self._drawn: Mapping[str, float] = {}
         self._measured: dict[tuple[str, str], Evaluation] = {}
         self._written: set[tuple[int, str, str]] = set()
         self._round_started = time.monotonic()
@@ -188,14 +138,7 @@ class Session:
         """Evaluate a policy of round ``number`` on a held-out split, greedily or by likelihood, once a policy."""
         key = (policy.id, split)
         if key not in self._measured:
-            problems = self.parts.streams.held_out[split]
-            if self.parts.recipe.gate.metric == "likelihood":
-                completions = [self.parts.streams.completion(problem) for problem in problems]
-                scores = mean_logps(policy, problems, completions, self.parts.runtime)
-            else:
-                greedy = replace(sampling_of(self.parts.recipe), temperature=0.0, top_k=0, top_p=1.0)
-                scored = self.roller.at(number, split, greedy)(policy, problems, 1)
-                scores = scored.feedback.totals
+            scores = self._score(number, policy, split)
             self._measured[key] = Evaluation(split, policy.id, scores)
         if (number, split, stage) not in self._written:
             self._written.add((number, split, stage))
@@ -205,6 +148,16 @@ class Session:
                 lambda: self.files.journal.add_evaluation(self.files.run_id, number, stage, evaluation, interval)
             )
         return self._measured[key]
+
+    def _score(self, number: int, policy: Policy, split: str) -> np.ndarray:
+        if self.parts.score is not None:
+            return self.parts.score(policy, split)
+        problems = self.parts.streams.held_out[split]
+        if self.parts.recipe.gate.metric == "likelihood":
+            completions = [self.parts.streams.completion(problem) for problem in problems]
+            return mean_logps(policy, problems, completions, self.parts.runtime)
+        greedy = replace(sampling_of(self.parts.recipe), temperature=0.0, top_k=0, top_p=1.0)
+        return self.roller.at(number, split, greedy)(policy, problems, 1).feedback.totals
 
     def _remember(self, position: Position) -> None:
         """Take over what earlier processes measured in committed rounds, so that it is not paid for again."""
@@ -221,6 +174,7 @@ class Session:
                 evaluation = self.measure(number, policy, split, stage=name)
                 low, high = mean_interval(evaluation.scores)
                 found[split] = {"accuracy": evaluation.mean, "ci95": [low, high], "n": int(evaluation.judged.size)}
+                found[split] |= self.parts.figures(evaluation) if self.parts.figures else {}
         return found
 
     def _gate(self) -> Gate:
@@ -229,9 +183,16 @@ class Session:
         return Gate(self.measure, splits, config.confidence, config.enabled)
 
     def _draw(self, number: int) -> Sequence[Problem]:
-        self._scored, self._kept, self._round_started = [], [], time.monotonic()
-        recipe = self.parts.recipe
-        return self.parts.streams.draw(number, recipe.problems) if isinstance(recipe, ImproveRecipe) else ()
+        self._scored, self._kept, self._drawn, self._round_started = [], [], {}, time.monotonic()
+        recipe, streams = self.parts.recipe, self.parts.streams
+        if not isinstance(recipe, ImproveRecipe):
+            return ()
+        if recipe.curriculum is None:
+            return streams.draw(number, recipe.problems)
+        groups = self.files.journal.pass_rates(self.files.run_id, number, recipe.update.threshold)
+        drawn = draw_round(streams, recipe.problems, recipe.seed, number, groups, recipe.curriculum)
+        self._drawn = drawn.metrics
+        return drawn.problems
 
     def _rollout(self, number: int) -> Rollout:
         rollout = self.roller.at(number, "train", sampling_of(self.parts.recipe))
@@ -300,12 +261,16 @@ class Session:
             scored = joined(self._scored)
             summary |= feedback_metrics(scored) | group_metrics(scored, recipe.update.threshold, recipe.samples)
             summary |= scored.feedback.metrics
+        summary |= self._drawn
+        evaluation = self._measured.get((updated.candidate.id, "dev"))
+        if self.parts.figures and evaluation:
+            summary |= {f"dev/{name}": value for name, value in self.parts.figures(evaluation).items()}
         return summary | {f"update/{name}": value for name, value in updated.metrics.items()}
 
     def _watch(self, number: int, policy: Policy) -> None:
-        watched = self.parts.streams.watch
-        if watched and isinstance(self.parts.recipe, ImproveRecipe):
-            self.roller.at(number, "watch", sampling_of(self.parts.recipe))(policy, watched, WATCH_SAMPLES)
+        if self.parts.watched:
+            sampling = sampling_of(self.parts.recipe)
+            self.roller.at(number, "watch", sampling)(policy, self.parts.watched, WATCH_SAMPLES)
 
     def _note(self, level: str, message: str) -> None:
         """Tell the person watching, and write it down for those who come later."""
@@ -322,50 +287,27 @@ class Session:
         return None
 
 
-def sampling_of(recipe: ImproveRecipe | TuneRecipe) -> Sampling:
-    """The recipe's sampling block as the generators' type."""
-    return Sampling(**recipe.sampling.model_dump())
+@dataclass(frozen=True)
+class Run:
+    """A run of the journal: its name there, the command it belongs to, and what it starts from and is made of.
 
-
-def start_policy(model: ModelConfig, runtime: Runtime) -> Policy:
-    """The policy a recipe starts from: loaded, or created from a preset."""
-    return create_policy(model.create, runtime) if model.create else load_policy(str(model.path), runtime)
-
-
-def recorded_threads(out: Path, run_id: str, *, resume: bool) -> int | None:
-    """Check ``out`` before anything is loaded; the thread count a resumed run was started with, None for a new one.
-
-    Another count would round differently. Raises OutputExistsError, ResumeError.
+    ``fingerprint`` names, beside the data and the base, whatever a resumed run must find unchanged.
     """
-    check_out(out, resume=resume)
-    if not resume:
-        return None
-    # For writing: a journal whose making was cut short has no tables yet, and gets them now.
-    with contextlib.closing(Journal.open(out / JOURNAL)) as journal:
-        row = journal.run(run_id)
-        others = [run.run_id for run in journal.runs()]
-    if row is None and others:
-        raise ResumeError(f"{out}: holds the run {others[0]}, not {run_id}. Go on with `loopwise runs resume {out}`.")
-    return row.threads if row else None
 
+    run_id: str
+    kind: str
+    parts: Parts
+    base: Policy
+    fingerprint: Mapping[str, str]
 
-def try_rewards(
-    recipe: ImproveRecipe | TuneRecipe,
-    base: Policy,
-    generator: Generator,
-    problems: Sequence[Problem],
-    feedback: RewardSum,
-) -> tuple[tuple[Sample, ...], Feedback]:
-    """A real sample of each problem, judged. Raises RewardError when a reward breaks its contract on them."""
-    requests = [
-        Request(f"trial/{place}", problem, place, 0, seed_key(recipe.seed, "trial", place))
-        for place, problem in enumerate(problems)
-    ]
-    samples = run_async(generator.generate(base, requests, sampling_of(recipe)))
-    return tuple(samples), run_async(feedback.check(problems, samples))
+    def enter(self, workspace: Workspace) -> RunFiles:
+        """Enter it in the journal. Raises ResumeError where it is known with another recipe or other data."""
+        files = workspace.run(self.run_id, self.parts.recipe.runtime.keep_checkpoints)
+        fingerprint = {**self.parts.streams.fingerprint, **self.fingerprint, "model": self.base.id}
+        files.enter(self.kind, self.parts.recipe, fingerprint, self.parts.runtime)
+        return files
 
-
-def reward_fingerprint(rewards: Sequence[RewardConfig]) -> dict[str, str]:
-    """The content of every reward file a recipe names."""
-    files = [reward.use.rpartition(":")[0] for reward in rewards if ":" in reward.use]
-    return {f"reward file {file}": fingerprint(file) for file in files}
+    def go(self, workspace: Workspace, observer: Observer) -> tuple[Session, Position]:
+        """Run it, or go on with it, to its end."""
+        session = Session(self.parts, self.enter(workspace), observer)
+        return session, session.run(self.base)

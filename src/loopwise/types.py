@@ -14,6 +14,8 @@ import numpy as np
 
 Message = Mapping[str, str]
 Prompt = str | tuple[Message, ...]
+Completion = str | Sequence[Message]
+"""What follows a prompt: text, or the rest of a conversation, which the assistant begins."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from loopwise.config import Block, config_hash
+from loopwise.blocks import Block
+from loopwise.config import config_hash
 from loopwise.errors import DiskFullError, OutputExistsError, ResumeError
 from loopwise.loop import Position
 from loopwise.models.folders import load_policy, save_policy

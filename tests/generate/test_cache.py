@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from tests.models.tiny import tiny_lstm
 
 from loopwise.generate.local import prefill
 from loopwise.models.policy import Policy
@@ -23,6 +25,15 @@ def test_cached_decoding_equals_full_forward(
 ) -> None:
     module = make_policy(shape).weights.module
     module.set_attn_implementation(attention)
+    assert_cached_equals_full(module, prompts)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, [prompt[:2] for prompt in PROMPTS]], ids=["ragged", "one length"])
+def test_the_state_of_an_lstm_equals_full_forward(tokenizer: Any, prompts: list[list[int]]) -> None:
+    assert_cached_equals_full(tiny_lstm(tokenizer).weights.module, prompts)
+
+
+def assert_cached_equals_full(module: Any, prompts: list[list[int]]) -> None:
     with torch.inference_mode():
         cache, logits, mask, lengths = prefill(module, prompts, torch.device("cpu"))
         for position in range(STEPS.shape[1] + 1):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.models.tiny import tiny_lstm
 
 from loopwise.config import ImproveRecipe, parse_recipe
 from loopwise.errors import ModelError
@@ -40,6 +41,11 @@ def test_attention_passes(make_policy: Callable[..., Policy], runtime: Runtime, 
     check_sampling(replace(make_policy(shape), weights=None), runtime)
     for length in (3, 5):  # the shortest that the check fits in, and one that it does not
         check_sampling(make_policy(shape, max_position_embeddings=length), runtime)
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.2])
+def test_our_lstm_passes(tokenizer: Any, runtime: Runtime, spread: float) -> None:
+    check_sampling(tiny_lstm(tokenizer, initializer_range=spread), runtime)
 
 
 @pytest.mark.parametrize(("name", "fault"), [("rwkv", "away from those without"), ("mamba", "no attribute")])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from tests.models.tiny import tiny_lstm
 
 from loopwise.errors import ModelError, PromptTooLongError
 from loopwise.generate.local import LocalGenerator
@@ -22,7 +23,7 @@ from loopwise.models.tokens import decode, encode_prompts
 from loopwise.runtime import Runtime
 from loopwise.types import Request, Sample, Sampling, Segment
 
-SHAPES = ["gpt2", "llama", "qwen3", "mistral"]
+SHAPES = ["gpt2", "llama", "qwen3", "mistral", "lstm"]
 PROMPTS = ["12+34=", "a", "what is 5?", "one two three"]
 Draw = Callable[..., list[Sample]]
 Make = Callable[..., list[Request]]
@@ -34,6 +35,11 @@ def draw(runtime: Runtime) -> Draw:
         return asyncio.run(LocalGenerator(runtime).generate(policy, requests, Sampling(**sampling)))
 
     return generate
+
+
+@pytest.fixture
+def of_shape(make_policy: Callable[..., Policy], tokenizer: Any) -> Callable[[str], Policy]:
+    return lambda shape: tiny_lstm(tokenizer) if shape == "lstm" else make_policy(shape)
 
 
 def ending_at(policy: Policy, ids: list[int]) -> Policy:
@@ -49,10 +55,10 @@ def drawn(samples: list[Sample]) -> list[tuple[str, tuple[int, ...]]]:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7}, {"temperature": 0.7, "top_k": 5, "top_p": 0.8}])
 def test_sample_logps_are_those_of_a_full_forward(
-    make_policy: Callable[..., Policy], make_requests: Make, draw: Draw, shape: str, sampling: dict[str, Any]
+    of_shape: Callable[[str], Policy], make_requests: Make, draw: Draw, shape: str, sampling: dict[str, Any]
 ) -> None:
     # Rows end at different steps, so this also covers the cache of rows that are left when others leave.
-    policy = ending_at(make_policy(shape), list(range(3, 9)))
+    policy = ending_at(of_shape(shape), list(range(3, 9)))
     samples = draw(policy, make_requests(PROMPTS, k=4), max_tokens=12, **sampling)
     assert len({len(sample.token_ids) for sample in samples}) > 2
     rows = [TokenRow(sample.prompt_ids, sample.token_ids) for sample in samples]
@@ -65,9 +71,9 @@ def test_sample_logps_are_those_of_a_full_forward(
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_batch_of_one_equals_a_row_of_a_batch_of_many(
-    make_policy: Callable[..., Policy], make_requests: Make, draw: Draw, shape: str
+    of_shape: Callable[[str], Policy], make_requests: Make, draw: Draw, shape: str
 ) -> None:
-    policy = ending_at(make_policy(shape), list(range(3, 6)))
+    policy = ending_at(of_shape(shape), list(range(3, 6)))
     requests = make_requests(PROMPTS, k=3)
     together = draw(policy, requests, max_tokens=10)
     for request, row in zip(requests, together, strict=True):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from loopwise.blocks import ModelConfig
 from loopwise.errors import ModelError
 from loopwise.models.folders import load_policy, save_policy
 from loopwise.models.policy import Policy, Weights
@@ -133,9 +134,9 @@ def test_end_ids_are_the_generation_configs_and_the_tokenizers(policy: Policy) -
 def test_presets_are_a_pure_function_of_the_seed(runtime: Runtime) -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    first = create_policy("demo", runtime)
+    first = create_policy(ModelConfig(create="demo"), runtime)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(4)
-    assert create_policy("demo", runtime).id == first.id
-    assert create_policy("demo", replace(runtime, seed=1)).id != first.id
+    assert create_policy(ModelConfig(create="demo"), runtime).id == first.id
+    assert create_policy(ModelConfig(create="demo"), replace(runtime, seed=1)).id != first.id
     assert first.weights.parameter_count == pytest.approx(0.40e6, rel=0.02)

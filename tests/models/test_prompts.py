@@ -102,6 +102,7 @@ def test_chat_prompts_need_a_template(policy: Policy) -> None:
 
 
 def test_a_prompt_without_tokens_is_refused(policy: Policy) -> None:
+    policy = with_tokenizer(policy, eos_token=None)
     with pytest.raises(ModelError, match="problem q: its prompt has no tokens"):
         encode_prompts(policy, [Problem("p", "1"), Problem("q", "")])
 

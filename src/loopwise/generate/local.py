@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,9 +32,13 @@ class _Row:
 
 @dataclass(frozen=True)
 class LocalGenerator:
-    """Generates with transformers' own forward pass: each prompt is read once per group, finished rows leave."""
+    """Generates with transformers' own forward pass: each prompt is read once per group, finished rows leave.
+
+    ``on_token(request, token_ids)`` is told of every token as it is drawn, with all of its completion so far.
+    """
 
     runtime: Runtime
+    on_token: Callable[[Request, Sequence[int]], None] | None = None
     offers = frozenset({"weights", "logprobs", "token_ids", "text"})
 
     async def generate(self, policy: Policy, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
@@ -83,6 +87,9 @@ class LocalGenerator:
             draws = torch.from_numpy(uniforms(keys[alive], position))
             tokens, logps, entropies = choose(logits, draws, sampling)
             going = _append(rows, alive, tokens, logps, entropies, watch)
+            if self.on_token is not None:
+                for row in alive.tolist():
+                    self.on_token(requests[row], rows[row].tokens)
             if position + 1 == sampling.max_tokens or not going.any():
                 return
             if not going.all():
@@ -103,8 +110,6 @@ def prefill(
 
     Shorter prompts are padded on the left; the mask is ``None`` when all have one length.
     """
-    from transformers import DynamicCache
-
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     width = int(lengths.max())
     input_ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
@@ -113,7 +118,7 @@ def prefill(
     if int(lengths.min()) < width:
         mask = (positions >= (width - lengths)[:, None]).long()
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=module.config)
+    cache = _new_cache(module)
     output = module(
         input_ids=input_ids,
         attention_mask=mask,
@@ -123,6 +128,15 @@ def prefill(
         **last_logits(module, 1),
     )
     return cache, output.logits[:, -1], mask, lengths
+
+
+def _new_cache(module: Any) -> Any:
+    """The module's own kind of memory where it makes one, as our LSTM does, and keys and values elsewhere."""
+    if hasattr(module, "make_cache"):
+        return module.make_cache()
+    from transformers import DynamicCache
+
+    return DynamicCache(config=module.config)
 
 
 def advance(

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from loopwise.errors import ModelError, VocabularyError
-from loopwise.models.policy import Policy, Weights
+from loopwise.models.lora import ADAPTER_CONFIG, check_adapters, save_adapters
+from loopwise.models.policy import Policy, Weights, has_adapters
 from loopwise.runtime import Runtime
 from loopwise.types import PromptState
 
 SHORT_CONTEXT = 64
+HUB_SECONDS = 3.0
 PROMPT_STATE_FILE = "prompt_state.json"
 
 
@@ -33,28 +35,21 @@ def load_policy(path: str | Path, runtime: Runtime) -> Policy:
     elif folder.is_absolute() or str(path).startswith((".", "~")) or folder.exists():
         raise ModelError(f"{path}: no such model folder. Name a folder with config.json, weights and tokenizer.")
     remote = "" if folder.is_dir() else "no such folder here, so taken for a hub name; "
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     calm_transformers()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
-        config = AutoConfig.from_pretrained(str(path))
-        module, report = AutoModelForCausalLM.from_pretrained(
-            str(path),
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            attn_implementation=attention_for(config, runtime),
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        here = folder.is_dir() or not _on_hub(str(path))
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=here)
+        module, reports = _load_module(str(path), runtime, local_files_only=here)
     except Exception as error:  # transformers raises a dozen kinds here, all of them about this folder
         first = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise ModelError(
             f"{path}: {remote}not loadable as a causal language model ({first}). "
             "Check the name, or save the model again."
         ) from error
-    _check_complete(report, str(path))
+    for report in reports:
+        _check_complete(report, str(path))
     policy = Policy(Weights.of(module.to(runtime.torch_device)), tokenizer, _read_prompt_state(folder))
     _check_vocabulary(policy, str(path))
     return policy
@@ -63,12 +58,16 @@ def load_policy(path: str | Path, runtime: Runtime) -> Policy:
 def save_policy(policy: Policy, folder: Path) -> None:
     """Write a policy as a Hugging Face folder; a prompt state goes to ``prompt_state.json``.
 
+    Adapters are written as such, beside the model below them. Plain ``AutoModelForCausalLM`` opens both as one.
     Plain ``from_pretrained`` loading ignores that file: loaded that way, the state is the caller's to apply.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if policy.weights is not None:
         calm_transformers()
-        policy.weights.module.save_pretrained(folder)  # type: ignore[operator]  # a transformers module
+        if has_adapters(policy.weights.module):
+            save_adapters(policy.weights.module, folder)
+        else:
+            policy.weights.module.save_pretrained(folder)  # type: ignore[operator]  # a transformers module
     if policy.tokenizer is not None:
         policy.tokenizer.save_pretrained(folder)
     if policy.prompt_state != PromptState() or policy.weights is None:
@@ -94,6 +93,46 @@ def calm_transformers() -> None:
     logging.disable_progress_bar()
 
 
+def _on_hub(name: str) -> bool:
+    """Whether the hub answers for a name within seconds. If not, only a copy that was downloaded before may do."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except Exception:  # no network, offline mode, no such name: a dozen kinds, after which a local copy is looked for
+        return False
+    return True
+
+
+def _load_module(path: str, runtime: Runtime, *, local_files_only: bool) -> tuple[Any, list[Mapping[str, Any]]]:
+    """The module with float32 weights, and transformers' reports on what it found: of the model, of its adapters."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import loopwise.models.lstm  # noqa: F401  # makes our own architecture known to the Auto classes
+
+    config = AutoConfig.from_pretrained(path, local_files_only=local_files_only)
+    adapted = (Path(path) / ADAPTER_CONFIG).is_file()
+    module, report = AutoModelForCausalLM.from_pretrained(
+        path,
+        config=config,
+        local_files_only=local_files_only,
+        dtype=torch.float32,
+        use_safetensors=True,
+        attn_implementation=attention_for(config, runtime),
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        # Transformers would load adapters by itself, but report on nothing else then: keep them from being found.
+        adapter_kwargs={"subfolder": "no adapters"} if adapted else None,
+    )
+    if not adapted:
+        return module, [report]
+    renamings = getattr(module, "_weight_conversions", None)
+    info = module.load_adapter(path)
+    # It leaves its own renamings behind, by which the model below would be saved under the adapters' names.
+    module._weight_conversions = renamings
+    return module.float(), [report, info.to_dict()]
+
+
 def _read_prompt_state(folder: Path) -> PromptState:
     file = folder / PROMPT_STATE_FILE
     if not file.is_file():
@@ -110,6 +149,13 @@ def _read_prompt_state(folder: Path) -> PromptState:
 
 
 def _check_folder(folder: Path) -> None:
+    if (folder / ADAPTER_CONFIG).is_file():
+        check_adapters(folder)
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"{folder}: an adapter without the model below it. Copy that model's files into the folder, or merge "
+                "the two and name the result."
+            )
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json, so this is no Hugging Face model folder.")
     if not list(folder.glob("*.safetensors")):

@@ -71,6 +71,19 @@ def token_logps(
     return logps * (mask != 0), mask
 
 
+def window_logps(model: nn.Module, windows: Any) -> torch.Tensor:
+    """fp32 log-probabilities ``[B, T]`` of the targets of packed text (``data.windows.Windows``).
+
+    Positions that begin again inside a window keep its documents apart: attention does not cross such a place.
+    """
+    device = next(model.parameters()).device
+    input_ids, targets = (torch.from_numpy(array).to(device) for array in (windows.input_ids, windows.targets))
+    restarts = windows.position_ids
+    positions = {} if restarts is None else {"position_ids": torch.from_numpy(restarts).to(device)}
+    logits = model(input_ids=input_ids, use_cache=False, **positions).logits.float()
+    return -F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+
 def last_logits(model: nn.Module, count: int) -> dict[str, int]:
     """The argument that makes a model compute logits of its last ``count`` positions only; none where it cannot."""
     return {"logits_to_keep": count} if "logits_to_keep" in _arguments(type(model).forward) else {}

@@ -19,28 +19,49 @@ from loopwise.types import PromptState
 _TOKENIZER_HASHES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
+def has_adapters(module: nn.Module) -> bool:
+    """Whether a transformers module carries low-rank adapters (see lora.py)."""
+    return bool(getattr(module, "_hf_peft_config_loaded", False))
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter or module of this name belongs to a low-rank adapter, as peft names them."""
+    return "lora_" in name
+
+
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A frozen transformers module. Never trained in place: ``trainable`` hands out a copy."""
+    """A frozen transformers module. Never trained in place: ``trainable`` hands out a copy.
+
+    Where it carries adapters, these alone are trained and copied: the tensors below them are one in all copies.
+    """
 
     module: nn.Module
 
     @staticmethod
     def of(module: nn.Module) -> Weights:
         """A snapshot of a module that goes on being trained."""
-        frozen = copy.deepcopy(module)
+        frozen = copy.deepcopy(module, _shared(module))
         for parameter in frozen.parameters():
             parameter.grad = None
         return Weights(frozen.requires_grad_(False).eval())
 
     def trainable(self) -> nn.Module:
-        """A copy in training mode whose parameters require gradients."""
-        return copy.deepcopy(self.module).requires_grad_(True).train()
+        """A copy in training mode whose parameters require gradients; the adapters' alone where there are any."""
+        module = copy.deepcopy(self.module, _shared(self.module)).train()
+        adapters = has_adapters(module)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(not adapters or is_adapter(name))
+        return module
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of all tensors, in name order."""
+        """SHA-256 over names, types, shapes and bytes of all tensors, in name order, and the adapters' scales."""
         digest = hashlib.sha256()
+        for name, layer in self.module.named_modules() if has_adapters(self.module) else ():
+            scaling = getattr(layer, "scaling", None)
+            if isinstance(scaling, dict):  # attention has a scaling of its own, a number
+                digest.update(f"{name} {sorted(scaling.items())}\n".encode())
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -62,6 +83,11 @@ class Weights:
         """Most tokens a sequence may have, where the architecture has a limit."""
         length = getattr(self.module.config, "max_position_embeddings", None)
         return int(length) if isinstance(length, int) and length > 0 else None
+
+    @property
+    def window(self) -> int | None:
+        """Tokens of the windows to train it on: its limit, or the ``context`` a model without one was made for."""
+        return self.context_length or getattr(self.module.config, "context", None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +130,13 @@ class Policy:
         if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
             found.append(self.tokenizer.eos_token_id)
         return tuple(dict.fromkeys(found))
+
+
+def _shared(module: nn.Module) -> dict[int, Any]:
+    """What ``deepcopy`` is to take as copied already: the frozen tensors below adapters."""
+    if not has_adapters(module):
+        return {}
+    return {id(parameter): parameter for name, parameter in module.named_parameters() if not is_adapter(name)}
 
 
 def _tokenizer_hash(tokenizer: Any) -> str:

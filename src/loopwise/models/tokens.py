@@ -3,53 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from loopwise.errors import ModelError, PromptTooLongError
+from loopwise.errors import DataError, ModelError, PromptTooLongError
+from loopwise.models.chat import encode_chat_prompt, encode_conversation, end_of_turn_id
+from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.prompts import render
-from loopwise.types import Problem
+from loopwise.models.tokenizers import is_literal
+from loopwise.types import Completion, Message, Problem
 
 
 def encode_prompts(policy: Policy, problems: Sequence[Problem]) -> list[list[int]]:
-    """Token ids of each rendered prompt, with the tokenizer's opening token and chat template where it has them."""
+    """Token ids of each rendered prompt, with the tokenizer's opening token and chat template where it has them.
+
+    A prompt without tokens begins where a document does: after the opening token or, without one, end-of-text.
+    Raises ModelError where the tokenizer has neither, and where its chat template is missing or refuses a prompt.
+    """
     prompts = [render(problem, policy.prompt_state) for problem in problems]
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    closing = set(policy.end_ids) & set(policy.tokenizer.all_special_ids)
-    encoded = iter(policy.tokenizer(texts, add_special_tokens=True)["input_ids"] if texts else ())
+    tokenizer = policy.tokenizer
+    closing = set(policy.end_ids) & set(tokenizer.all_special_ids)
+    boundary = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    encoded = iter(_encode(tokenizer, texts, add_special_tokens=True))
     rows: list[list[int]] = []
     for problem, prompt in zip(problems, prompts, strict=True):
         if isinstance(prompt, str):
-            ids = list(next(encoded))
+            ids = next(encoded)
             # Some tokenizers close every text with end-of-text, after which nothing would be generated.
-            while ids and ids[-1] in closing and ids[-1] != policy.tokenizer.bos_token_id:
+            while ids and ids[-1] in closing and ids[-1] != tokenizer.bos_token_id:
                 ids.pop()
+            if not ids and boundary is not None:
+                ids = [boundary]
         else:
-            if not policy.tokenizer.chat_template:
-                raise ModelError(
-                    f"problem {problem.id}: its prompt is a list of messages, but the model's tokenizer has no chat "
-                    "template. Use text prompts, or a model with a chat template."
-                )
-            ids = list(
-                policy.tokenizer.apply_chat_template(
-                    [dict(message) for message in prompt], add_generation_prompt=True, tokenize=True, return_dict=False
-                )
-            )
+            ids = encode_chat_prompt(policy, prompt, f"problem {problem.id}")
         if not ids:
             raise ModelError(f"problem {problem.id}: its prompt has no tokens, and the tokenizer adds none.")
         rows.append(ids)
     return rows
 
 
+def encode_texts(policy: Policy, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text alone: nothing opens or closes it."""
+    return _encode(policy.tokenizer, texts, add_special_tokens=False)
+
+
 def encode_completions(policy: Policy, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each completion, closed with end-of-text where the tokenizer has one."""
-    rows = policy.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    """Token ids of each completion of a text prompt, closed with end-of-text where the tokenizer has one."""
     end = policy.tokenizer.eos_token_id
-    return [[*row, end] if end is not None else list(row) for row in rows]
+    rows = encode_texts(policy, texts)
+    return [[*row, end] if end is not None else row for row in rows]
+
+
+def encode_rows(
+    policy: Policy, problems: Sequence[Problem], completions: Sequence[Completion], *, end_of_text: bool = True
+) -> list[TokenRow]:
+    """Prompts with what is learned after them.
+
+    A text is closed with end-of-text, or after a chat prompt with the template's end of turn. The rest of a
+    conversation has a loss mask: 1 for what the assistant wrote; what stands after its last turn is left out.
+    Without ``end_of_text`` the last closing token is left out too. Raises what ``encode_prompts`` and
+    ``encode_conversation`` do, and DataError naming a row with messages after a text prompt.
+    """
+    texts = [completion for completion in completions if isinstance(completion, str)]
+    encoded = iter(encode_texts(policy, texts))
+    end, turn = policy.tokenizer.eos_token_id, end_of_turn_id(policy)
+    rows = []
+    for problem, prompt_ids, completion in zip(problems, encode_prompts(policy, problems), completions, strict=True):
+        mask: list[int] | None = None
+        if isinstance(completion, str):
+            ids = next(encoded)
+            close = end if isinstance(problem.prompt, str) or turn is None else turn
+            if end_of_text and close is not None:
+                ids.append(close)
+        else:
+            ids, mask = _encode_rest(policy, problem, completion)
+            if not end_of_text and ids and ids[-1] in (end, turn):
+                ids, mask = ids[:-1], mask[:-1]
+        rows.append(TokenRow(tuple(prompt_ids), tuple(ids), None if mask is None else tuple(mask)))
+    return rows
 
 
 def special_id(policy: Policy, text: str) -> int | None:
     """The id of the one special token that ``text`` spells, which ``decode`` never shows; None where it is no such."""
-    [ids] = policy.tokenizer([text], add_special_tokens=False)["input_ids"]
+    switch = {"split_special_tokens": False} if is_literal(policy.tokenizer) else {}
+    [ids] = policy.tokenizer([text], add_special_tokens=False, **switch)["input_ids"]
     if len(ids) != 1:
         return None
     added = getattr(policy.tokenizer, "added_tokens_decoder", {})
@@ -83,3 +121,25 @@ def encode_fitting(policy: Policy, problems: Sequence[Problem], extra_tokens: in
             "Lower sampling.max_tokens, shorten the prompts, or take a model with a longer context."
         )
     return rows
+
+
+def _encode_rest(policy: Policy, problem: Problem, rest: Sequence[Message]) -> tuple[list[int], list[int]]:
+    """Token ids and loss mask of what follows a chat prompt, up to the last token that is learned."""
+    prompt = render(problem, policy.prompt_state)
+    place = f"labelled row {problem.id}"
+    if isinstance(prompt, str):
+        raise DataError(
+            f"{place}: its completion is a list of messages, but its prompt is text. Make both messages, or both text."
+        )
+    ids, mask = encode_conversation(policy, [*prompt, *rest], len(prompt), place)
+    learned = max((position + 1 for position, bit in enumerate(mask) if bit), default=0)
+    return ids[:learned], mask[:learned]
+
+
+def _encode(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
+    if not texts:
+        return []
+    # People's and models' text may spell special tokens. Tokenizers from elsewhere keep their way with it.
+    switch = {"split_special_tokens": True} if is_literal(tokenizer) else {}
+    rows = tokenizer(list(texts), add_special_tokens=add_special_tokens, **switch)["input_ids"]
+    return [list(row) for row in rows]

@@ -1,0 +1,294 @@
+"""The blocks of a recipe: frozen pydantic models that refuse unknown keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+
+class Block(BaseModel):
+    """Base of every block of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML reads yes, no, on and off as flags, and pydantic would take those for 1 and 0.
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError("expected a number or text (put quotes around yes, no, on and off)")
+        return value
+
+
+class TokenizerConfig(Block):
+    """A tokenizer trained on the run's own text, or one that is there already."""
+
+    kind: Literal["char", "byte", "bpe"] = Field("bpe", description="char: one token a character, rare ones as bytes")
+    vocabulary: int = Field(4096, ge=1, description="most tokens; of char, most characters beside the 256 bytes")
+    path: str | None = Field(None, description="folder of a tokenizer to use instead of training one")
+    chat: bool = Field(False, description="add ChatML tokens and template, so that prompts may be messages")
+
+
+class LoraConfig(Block):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021), through peft."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0, description="the adapters' output is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = Field((), description="names of linear layers; none: all inside the blocks")
+    merge: bool = Field(True, description="write one merged model; false: the adapter apart, beside its base")
+
+
+def _path_shorthand(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _kind_shorthand(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+_DIALS = ("depth", "width", "heads", "context", "dropout", "init_std", "tokenizer")
+
+
+class ModelConfig(Block):
+    """Which model to start from: a Hugging Face folder (or hub name), or one created from a preset."""
+
+    path: str | None = None
+    create: str | None = Field(None, description="preset of a model made from nothing: demo, gpt2, llama, qwen3, lstm")
+    depth: int = Field(4, ge=1, description="layers: the size dial, from which width and heads follow")
+    width: int | None = Field(None, ge=1, description="default: 32 a layer")
+    heads: int | None = Field(None, ge=1, description="attention heads; default: one for each 32 of width")
+    context: int = Field(256, ge=2, description="most tokens a sequence may have")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    init_std: float = Field(0.02, gt=0, description="standard deviation of the initial weights")
+    tokenizer: Annotated[TokenizerConfig | None, BeforeValidator(_kind_shorthand)] = Field(
+        None, description="of a created model; a plain text is its kind"
+    )
+    lora: LoraConfig | None = Field(None, description="train low-rank adapters; the weights below stay as they are")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        if (self.path is None) == (self.create is None):
+            raise ValueError('name either "path" (a model folder) or "create" (a preset), not both')
+        fields = type(self).model_fields
+        given = [name for name in _DIALS if getattr(self, name) != fields[name].default]
+        if given and (self.path is not None or self.create == "demo"):
+            raise ValueError(f'"{given[0]}" shapes a created model; {self.path or "demo"} has its own. Leave it out')
+        return self
+
+
+def _file_or_count(value: Any) -> Any:
+    counts = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value is not None and not isinstance(value, str) and not counts:
+        raise ValueError("expected a file of rows, or how many rows (at least 0)")
+    return value
+
+
+FileOrCount = Annotated[str | int | None, BeforeValidator(_file_or_count)]
+
+
+RowFormat = Literal[
+    "auto",
+    "text",
+    "messages",
+    "prompt",
+    "prompt_completion",
+    "preference",
+    "unpaired",
+    "alpaca",
+    "sharegpt",
+    "verl",
+    "question_answer",
+]
+
+
+class RowsConfig(Block):
+    """One of several sources of rows; what it leaves out is taken from ``data``."""
+
+    path: str
+    weight: float = Field(1.0, gt=0, description="share of the rows drawn, relative to the other sources")
+    format: RowFormat | None = None
+    prompt_column: str | None = None
+    completion_column: str | None = None
+
+
+class DataConfig(Block):
+    """Where problems come from: row files or a built-in task."""
+
+    train: Annotated[
+        str | tuple[Annotated[RowsConfig, BeforeValidator(_path_shorthand)], ...] | None,
+        BeforeValidator(lambda value: [value] if isinstance(value, Mapping) else value),
+    ] = Field(None, description="JSONL, JSON, CSV or Parquet file, or datasets folder; or a list of them: a mixture")
+    format: RowFormat = Field("auto", description="the shape of the rows; auto: told by their columns")
+    task: str | None = Field(None, description="built-in task: addition, sorting, reasoning_gym:NAME, ...")
+    task_options: Mapping[str, Any] = Field(default_factory=dict, description="parameters of the task")
+    labelled: FileOrCount = Field(None, description="rows with completions: a file, or how many of the task")
+    dev: FileOrCount = Field(None, description="held-out rows the gate sees: a file or a number")
+    test: FileOrCount = Field(None, description="held-out rows of the final report: a file or a number")
+    skills: tuple[str, ...] = Field((), description="row files of old skills that no round may lose")
+    prompt_column: str | None = Field(None, description="default: the format's own")
+    completion_column: str | None = Field(None, description="default: the format's own")
+    reference_columns: tuple[str, ...] = Field((), description="columns that hold the truth")
+    augment: str | None = Field(None, description="path/to/file.py:function that changes a train row, anew each epoch")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if (not self.train) == (self.task is None):
+            raise ValueError('name either "train" (a row file) or "task" (a built-in task), not both')
+        if self.task_options and self.task is None:
+            raise ValueError('"task_options" are parameters of a task, and no "task" is named')
+        return self
+
+
+class SourceConfig(Block):
+    """One source of plain text."""
+
+    path: str
+    weight: float = Field(1.0, gt=0, description="share of the tokens drawn, relative to the other sources")
+    text_column: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "text", description="column of row files, or several; their texts, and a list's, are joined by line breaks"
+    )
+    split_on: str | None = Field(None, min_length=1, description="cuts a text file into documents, as a blank line")
+
+
+def _share_or_file(value: Any) -> Any:
+    shares = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+    if not isinstance(value, str) and not shares:
+        raise ValueError("expected a file of text, or a share of it (at least 0, less than 1)")
+    return value
+
+
+def _sources(value: Any) -> Any:
+    return [value] if isinstance(value, str | Mapping) else value
+
+
+ShareOrFile = Annotated[float | str, BeforeValidator(_share_or_file)]
+
+
+class CorpusConfig(Block):
+    """Text to pretrain on: files, folders or datasets, several as a mixture; and the text held out."""
+
+    train: Annotated[
+        tuple[Annotated[SourceConfig, BeforeValidator(_path_shorthand)], ...],
+        BeforeValidator(_sources),
+    ] = Field(min_length=1, description="text, JSONL, JSON, CSV or Parquet files, datasets folders, folders of these")
+    dev: ShareOrFile = Field(0.1, description="text held out: a file, or a share (of one document its end)")
+    test: ShareOrFile = Field(0.0, description="text of the final report: a file, or a share")
+    deduplicate: Literal["none", "exact", "near"] = Field("exact", description="drop documents seen before")
+    near_threshold: float = Field(0.8, gt=0, le=1, description="share of 5-character shingles that makes two near")
+
+
+class RewardConfig(Block):
+    """One reward: a built-in rule, ``module.function`` or ``path/to/file.py:function``."""
+
+    use: str
+    weight: float = 1.0
+    time_limit: float = Field(30.0, gt=0, description="seconds one call may take")
+    uses_reference: bool | None = Field(None, description="whether it may see reference columns; rules know themselves")
+    options: Mapping[str, Any] = Field(default_factory=dict, description="keyword arguments of a built-in rule")
+
+
+class SamplingConfig(Block):
+    """How completions are drawn."""
+
+    max_tokens: int = Field(256, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimizerConfig(Block):
+    """Optimizer and schedule. ``lr`` is AdamW's; under Muon, ``matrix_lr`` drives the matrices inside the blocks."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = Field(1e-5, gt=0)
+    matrix_lr: float = Field(0.02, gt=0)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    weight_decay: float = Field(0.01, ge=0)
+    momentum: float = Field(0.95, ge=0, lt=1)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    final_share: float = Field(0.1, ge=0, le=1, description="the schedule ends at this share of the rate")
+    clip: float = Field(1.0, gt=0, description="gradient norm")
+
+
+class SFTConfig(Block):
+    """Supervised fine-tuning on labelled rows."""
+
+    method: Literal["sft"] = "sft"
+    steps: int = Field(100, ge=1, description="optimizer steps a round")
+    batch_size: int = Field(32, ge=1, description="rows an optimizer step")
+    micro_batch_size: int | None = Field(None, ge=1, description="rows a forward pass; results do not depend on it")
+    max_length: int | None = Field(None, ge=2, description="longest row in tokens; default: the model's context")
+    too_long: Literal["error", "drop", "truncate"] = Field("error", description="truncate: the completion's end is cut")
+    end_of_text: bool = Field(True, description="close completions with end-of-text, and learn it")
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class RFTConfig(SFTConfig):
+    """Rejection-sampling fine-tuning: keep what the reward passes, pool it, fine-tune on pool and labelled rows."""
+
+    method: Literal["rft"] = "rft"  # type: ignore[assignment]  # narrows the discriminator of its base
+    keep: Literal["verified", "all", "gold", "none"] = Field("verified", description="all, gold, none: the controls")
+    threshold: float = Field(1.0, description="a sample passes with a total reward of at least this")
+    per_problem: int = Field(4, ge=1, description="distinct samples kept of one problem")
+    labelled_share: float = Field(0.3, ge=0, le=1, description="share of each batch from the labelled rows")
+    restart: bool = Field(False, description="train from the base each round (STaR, ReST-EM) instead of going on")
+
+
+class PretrainConfig(Block):
+    """Next-token prediction on packed windows of text."""
+
+    steps: int = Field(200, ge=1, description="optimizer steps a round")
+    batch_size: int = Field(16, ge=1, description="windows an optimizer step")
+    micro_batch_size: int | None = Field(None, ge=1, description="windows a forward pass; results do not depend on it")
+    window: int | None = Field(None, ge=2, description="tokens a window; default: the model's context")
+    optimizer: OptimizerConfig = OptimizerConfig(name="muon", lr=3e-3, schedule="linear", warmup_steps=20)
+
+
+class CurriculumConfig(Block):
+    """Which problems a round draws, from the pass rates measured so far; those that all pass or all fail wait."""
+
+    target: float = Field(0.5, gt=0, lt=1, description="pass rate that is drawn most")
+    revisit: float = Field(0.1, ge=0, le=1, description="share of a round drawn whatever the pass rate")
+
+
+class GateConfig(Block):
+    """When a round is rolled back: where a paired one-sided bound shows a loss."""
+
+    metric: Literal["reward", "likelihood"] = Field("reward", description="likelihood: mean log p per completion token")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    enabled: bool = True
+
+
+class BudgetConfig(Block):
+    """Limits; the loop stops after the round that reaches one."""
+
+    tokens_generated: int | None = Field(None, ge=1)
+    tokens_trained: int | None = Field(None, ge=1)
+    seconds: float | None = Field(None, gt=0)
+    judge_calls: int | None = Field(None, ge=1)
+
+
+class RuntimeConfig(Block):
+    """The machine: device, compute type, threads, checkpoints."""
+
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="compute; master weights stay float32")
+    threads: int | None = Field(None, ge=1, description="default: all cores; pinned for the whole run")
+    processes: int = Field(1, ge=1, description="runs at a time: above 1, the controls run beside the loop")
+    checkpoint_steps: int = Field(50, ge=1, description="optimizer steps between mid-round checkpoints")
+    keep_checkpoints: int = Field(2, ge=2)
+    generate_batch: int = Field(256, ge=1, description="samples decoded together: one work unit")
+    disk_wait: float = Field(600.0, ge=0, description="seconds to wait for room when the disk is full")
+
+
+Reward = Annotated[RewardConfig, BeforeValidator(lambda value: {"use": value} if isinstance(value, str) else value)]
+Model = Annotated[ModelConfig, BeforeValidator(_path_shorthand)]
