@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import datetime
+import decimal
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -357,7 +360,11 @@ def test_missing_reference_column(tmp_path: Path) -> None:
         (
             [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
             "the messages before the last are not those of the prompt. "
-            "Move them into the prompt, so that the completion is one message.",
+            "Move them into the prompt, so that the completion begins with the assistant's.",
+        ),
+        (
+            [{"role": "user", "content": "p"}],
+            "repeats the prompt and nothing more. Add the answer, or name another column with data.completion_column.",
         ),
         (
             [{"role": "user", "content": "p"}, {"role": "assistant", "content": ""}],
@@ -371,6 +378,121 @@ def test_bad_completions(tmp_path: Path, completion: Any, message: str) -> None:
     with pytest.raises(ProblemFileError) as caught:
         labelled_from_rows(path, prompt_column="prompt", completion_column="completion")
     assert str(caught.value) == f'{path} line 1, column "completion": {message}'
+
+
+def save_dataset(path: Path, rows: list[dict[str, Any]]) -> None:
+    """What ``datasets.Dataset.save_to_disk`` leaves, here of two files."""
+    path.mkdir(parents=True)
+    halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    names = [f"data-{n:05}-of-00002.arrow" for n in range(2)]
+    schema = pyarrow.Table.from_pylist(rows).schema
+    for name, half in zip(names, halves, strict=True):
+        with pyarrow.ipc.new_stream(path / name, schema) as stream:
+            stream.write_table(pyarrow.Table.from_pylist(half, schema))
+    (path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+
+
+def test_datasets_folder(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "n": 1, "tags": ["a"]}, {"prompt": "q", "n": 2, "tags": []}, {"prompt": "r"}]
+    save_dataset(tmp_path / "saved", rows)
+    read = read_rows(tmp_path / "saved")
+    assert [row.columns for row in read] == [*rows[:2], {"prompt": "r", "n": None, "tags": None}]
+    assert [row.place for row in read] == [f"{tmp_path / 'saved'} row {n}" for n in (1, 2, 3)]
+    before = fingerprint(tmp_path / "saved")
+    (tmp_path / "saved" / "data-00001-of-00002.arrow").write_bytes(b"")
+    assert fingerprint(tmp_path / "saved") != before
+    with pytest.raises(ProblemFileError, match=r"data-00001-of-00002\.arrow: not a readable Arrow file \(.+\)\. Save"):
+        read_rows(tmp_path / "saved")
+    (tmp_path / "saved" / "data-00001-of-00002.arrow").unlink()
+    with pytest.raises(ProblemFileError, match=r"has no file data-00001-of-00002\.arrow, which state.json names"):
+        read_rows(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(ProblemFileError, match=r"state\.json: does not name the dataset's files"):
+        read_rows(tmp_path / "saved")
+
+
+def test_folder_of_splits(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        save_dataset(tmp_path / "both" / split, [{"prompt": split}])
+    (tmp_path / "both" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(ProblemFileError) as caught:
+        read_rows(tmp_path / "both")
+    folder = tmp_path / "both"
+    assert str(caught.value) == f"{folder}: holds the splits test, train of a dataset. Name one, as in {folder}/test."
+    assert [row.columns for row in read_rows(folder / "train")] == [{"prompt": "train"}]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_folders_of_the_library_itself(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{"prompt": MESSAGES, "n": n, "deep": {"a": [n]}} for n in range(5)]
+    whole = datasets.Dataset.from_list(rows)
+    whole.save_to_disk(tmp_path / "saved", num_shards=2)
+    datasets.DatasetDict({"train": whole.select([3, 1])}).save_to_disk(tmp_path / "parts")
+    assert [row.columns for row in read_rows(tmp_path / "saved")] == rows
+    assert [row.columns for row in read_rows(tmp_path / "parts" / "train")] == [rows[3], rows[1]]
+
+
+def test_values_json_cannot_hold(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    dates = [{"prompt": "p", "when": datetime.date(2020, 2, 1), "costs": [decimal.Decimal("1.50")], "id": {"n": None}}]
+    write_parquet(path, dates)
+    assert read_rows(path)[0].columns == {"prompt": "p", "when": "2020-02-01", "costs": ["1.50"], "id": {"n": None}}
+    write_parquet(path, [{"prompt": "p", "image": {"bytes": b"x"}}])
+    with pytest.raises(ProblemFileError) as caught:
+        read_rows(path)
+    expected = f'{path} row 1, column "image": holds bytes, which is no text. Remove the column, or write it as text.'
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv"])
+def test_compressed(tmp_path: Path, kind: str) -> None:
+    rows = [{"prompt": "one"}, {"prompt": "two"}]
+    WRITERS[kind](tmp_path / f"plain{kind}", rows)
+    path = tmp_path / f"rows{kind}.gz"
+    path.write_bytes(gzip.compress((tmp_path / f"plain{kind}").read_bytes()))
+    assert [row.columns for row in read_rows(path)] == rows
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ProblemFileError, match=r"not a readable gzip file \(.+[^.]\)\. Compress it again"):
+        read_rows(path)
+
+
+def test_hub_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    for name in ("owner/name", "owner/name/test"):
+        with pytest.raises(ProblemFileError) as caught:
+            read_rows(name)
+        assert str(caught.value).startswith(f"{name}: no such file or folder here, so taken for a dataset on the hub; ")
+        assert str(caught.value).endswith("HF_HUB_OFFLINE=1 reads a copy that was downloaded before.")
+    for name in ("name", "owner/name.jsonl", "./owner/name", "/owner/name", "a/b/c/d/e"):
+        with pytest.raises(ProblemFileError, match="no such file"):
+            read_rows(name)
+
+
+def test_hub_configs_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{"prompt": "p"}]
+    asked = []
+
+    def load(name: str, config: str | None, split: str) -> Any:
+        asked.append((name, config, split))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: None)
+    monkeypatch.setattr("datasets.get_dataset_config_names", lambda name: ["main", "socratic"])
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda name, config: ["train", "test"])
+    monkeypatch.setattr("datasets.load_dataset", load)
+    assert [row.columns for row in read_rows("o/n/main")] == rows
+    assert [row.place for row in read_rows("o/n/main/test")] == ["o/n/main/test row 1"]
+    assert asked == [("o/n", "main", "train"), ("o/n", "main", "test")]
+    assert len(fingerprint("o/n/main")) == 64
+    with pytest.raises(ProblemFileError, match=r"it has the parts main, socratic\. Name one: o/n/main\."):
+        read_rows("o/n")
+    with pytest.raises(ProblemFileError, match=r'it has no split "tset"\. Did you mean "test"\?'):
+        read_rows("o/n/main/tset")
 
 
 def test_fingerprint(tmp_path: Path) -> None:

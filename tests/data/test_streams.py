@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopwise.data.streams import check_disjoint, draw, problem_key, split
+from loopwise.data.streams import check_disjoint, draw, draw_mixture, problem_key, split
 from loopwise.errors import ConfigError, DataError, OverlapError
 from loopwise.types import Problem, Prompt
 
@@ -156,3 +156,34 @@ def test_draw_from_nothing() -> None:
     with pytest.raises(DataError) as caught:
         draw([], 1, 0, 0)
     assert str(caught.value) == "no problems to draw from. Give at least one."
+
+
+MIXTURES = st.lists(st.tuples(st.integers(1, 12), st.floats(0.01, 10.0)), min_size=1, max_size=4)
+
+
+@given(MIXTURES, st.integers(1, 12), st.integers(0, 2**40))
+def test_draw_mixture_follows_weights_and_walks_every_source(
+    mixture: list[tuple[int, float]], count: int, seed: int
+) -> None:
+    sources = [make(*(f"{name} {n}" for n in range(size))) for name, (size, _) in enumerate(mixture)]
+    sources = [[Problem(problem.prompt, problem.prompt) for problem in problems] for problems in sources]
+    weights = [weight for _, weight in mixture]
+    total = sum(size for size, _ in mixture)
+    rounds = [draw_mixture(sources, weights, min(count, total), seed, round) for round in range(6)]
+    assert all(len({problem.id for problem in drawn}) == min(count, total) for drawn in rounds)
+    for name, problems in enumerate(sources):
+        counts = [sum(problem.id.startswith(f"{name} ") for problem in drawn) for drawn in rounds]
+        assert max(counts) - min(counts) <= 1, "a share, rounded up or down"
+        walked = [problem.id for drawn in rounds for problem in drawn if problem.id.startswith(f"{name} ")]
+        for start in range(0, len(walked) - len(problems) + 1, len(problems)):
+            assert len(set(walked[start : start + len(problems)])) == len(problems), "every pass visits each once"
+
+
+def test_draw_mixture_of_shares_worked_out_by_hand() -> None:
+    large, small = numbered(100), [Problem(f"s{n}", "s") for n in range(4)]
+    rounds = [draw_mixture([large, small], [3, 1], 10, 5, round) for round in range(200)]
+    mean = sum(problem.prompt == "s" for drawn in rounds for problem in drawn) / 200
+    assert mean == pytest.approx(2.5, abs=0.15)
+    assert len([p for p in draw_mixture([large, small], [1, 9], 10, 5, 3) if p.prompt == "s"]) == 4
+    with pytest.raises(DataError, match="no problems to draw from"):
+        draw_mixture([large, []], [1, 1], 10, 0, 0)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models.tiny import tiny_lstm
 from torch import nn
 
-from loopwise.config import OptimizerConfig
+from loopwise.blocks import OptimizerConfig
 from loopwise.models.logps import TokenRow, token_logps
 from loopwise.models.policy import Policy
 from loopwise.runs.state import read_state, write_state
@@ -151,6 +152,27 @@ def test_muon_takes_the_matrices_inside_the_blocks_alone(make_policy: Callable[.
     assert chosen == [f"model.layers.{layer}.{name}.weight" for layer in range(2) for name in per_layer]
     gpt2 = make_policy("gpt2").weights.trainable()
     assert len(block_matrices(gpt2)) == 2 * 4, "GPT-2 keeps its matrices in Conv1D layers"
+
+
+def test_an_lstm_is_left_to_adamw(tokenizer: Any, runtime: Runtime) -> None:
+    # Each of its matrices is four gates' in a stack, which no single orthogonal matrix should replace.
+    module = tiny_lstm(tokenizer).weights.trainable()
+    assert block_matrices(module) == []
+    learner = Learner(module, MUON, runtime, total_steps=12)
+    found = [learner.step(micro_batches(5), losses(RAGGED))["loss"] for _ in range(12)]
+    assert found[-1] < 0.8 * found[0]
+    assert learner.state()["moments"].keys() == dict(module.named_parameters()).keys()
+
+
+def test_frozen_parameters_are_left_alone(policy: Policy, runtime: Runtime) -> None:
+    module = policy.weights.trainable()
+    frozen = [parameter.requires_grad_(False) for parameter in module.transformer.h[0].parameters()]
+    before = [parameter.clone() for parameter in frozen]
+    learner = Learner(module, MUON, runtime, total_steps=1)
+    assert learner.step(micro_batches(5), losses(RAGGED))["grad_norm"] > 0
+    assert all(map(torch.equal, frozen, before))
+    assert not any(name.startswith("transformer.h.0.") for name in learner.state()["moments"])
+    assert any(name.startswith("transformer.h.1.") for name in learner.state()["moments"])
 
 
 def test_every_parameter_is_trained_once(make_policy: Callable[..., Policy], runtime: Runtime) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loopwise.config import OptimizerConfig, RFTConfig
+from loopwise.blocks import OptimizerConfig, RFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_completions, encode_prompts

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from loopwise.config import OptimizerConfig, SFTConfig
+from loopwise.blocks import OptimizerConfig, SFTConfig
 from loopwise.generate.local import LocalGenerator
 from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime

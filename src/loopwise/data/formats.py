@@ -1,69 +1,91 @@
-"""The four kinds of row file (JSONL, JSON, CSV, Parquet), each read into rows that know where they stood."""
+"""Files, folders and datasets of rows, each read into rows that know where they stood."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import json
 import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from loopwise.data.arrow import (
+    dataset_files,
+    is_dataset_folder,
+    is_hub_name,
+    read_dataset_folder,
+    read_hub,
+    read_parquet,
+)
+from loopwise.data.row import Row, describe, refuse_twins, unreadable
 from loopwise.errors import ProblemFileError, nearest
+
+__all__ = ["Row", "describe", "fingerprint", "read_rows"]
 
 _BETWEEN_OBJECTS = re.compile(r"[\s,]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a file.
-
-    ``place`` says where it stands, ready for an error (``prompts.jsonl line 17``, of a Parquet file ``row 17``);
-    ``line`` is that number: the line on which the row begins, from 1 (Parquet: the row's number).
-    """
-
-    place: str
-    line: int
-    columns: dict[str, Any]
-
-
 def read_rows(path: str | Path) -> list[Row]:
-    """Read every row of a JSONL, JSON (a list of objects), CSV (with a header) or Parquet file, told by its extension.
+    """Read every row of a JSONL, JSON (a list of objects), CSV (with a header) or Parquet file, told by its extension;
+    of a dataset's folder (``save_to_disk``); or of a dataset on the hub (``owner/name``, where no such file is).
 
-    Text is UTF-8, with or without a byte-order mark. Blank lines are skipped. CSV values are all text.
+    Text is UTF-8, with or without a byte-order mark, and may be compressed (``.jsonl.gz``). Blank lines are skipped.
+    CSV values are all text.
     Raises ProblemFileError naming file, line, column and mend; a file without rows is an error too.
     """
-    path = Path(path)
-    kind = path.suffix.lower()
-    _require_file(path)
-    if kind not in _READERS:
-        found = f'unknown extension "{path.suffix}"' if kind else "no extension"
-        raise ProblemFileError(f"{path}: {found}, so its format is not known. {nearest(kind, _READERS)}")
     try:
-        rows = list(_READERS[kind](path))
+        rows = list(_reader(Path(path))())
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     if not rows:
         raise ProblemFileError(f"{path}: no rows in it. Write at least one, or name another file.")
     return rows
 
 
 def fingerprint(path: str | Path) -> str:
-    """SHA-256 of the file's bytes, in hex. Raises ProblemFileError where it cannot be read."""
+    """SHA-256 in hex of a file's bytes, of a dataset's files, or of the rows of a dataset on the hub.
+
+    Raises ProblemFileError where it cannot be read.
+    """
     path = Path(path)
-    _require_file(path)
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        if is_dataset_folder(path):
+            parts = [f"{file.name} {_digest(file)}\n" for file in dataset_files(path)]
+            return hashlib.sha256("".join(parts).encode()).hexdigest()
+        if not os.path.exists(path) and is_hub_name(path):
+            rows = [row.columns for row in read_rows(path)]
+            return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+        _require_file(path)
+        return _digest(path)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
+
+
+def _reader(path: Path) -> Callable[[], Iterator[Row]]:
+    """What reads this path, bound to it."""
+    if is_dataset_folder(path):
+        return lambda: read_dataset_folder(path)
+    if not os.path.exists(path) and is_hub_name(path):
+        return lambda: read_hub(str(path))
+    _require_file(path)
+    name = path.name.lower()
+    kind = Path(name.removesuffix(".gz")).suffix
+    if kind not in _READERS or (name.endswith(".gz") and kind == ".parquet"):
+        found = f'unknown extension "{path.suffix}"' if path.suffix else "no extension"
+        raise ProblemFileError(f"{path}: {found}, so its format is not known. {nearest(path.suffix.lower(), _READERS)}")
+    return lambda: _READERS[kind](path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _require_file(path: Path) -> None:
@@ -74,12 +96,14 @@ def _require_file(path: Path) -> None:
         raise ProblemFileError(f"{path}: a folder, not a file of rows. Name one of the files in it.")
 
 
-def _unreadable(path: Path, error: OSError) -> ProblemFileError:
-    return ProblemFileError(f"{path}: cannot be read ({error.strerror or error}). Check the file and its permissions.")
-
-
 def _read_text(path: Path) -> str:
     content = path.read_bytes()
+    if path.suffix.lower() == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            reason = str(error).rstrip(".")
+            raise ProblemFileError(f"{path}: not a readable gzip file ({reason}). Compress it again.") from None
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -150,7 +174,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
         if not fields:
             continue
         if not header:
-            _refuse_twins(place, fields)
+            refuse_twins(place, fields)
             header = fields
         elif len(fields) != len(header):
             raise ProblemFileError(
@@ -161,28 +185,11 @@ def _read_csv(path: Path) -> Iterator[Row]:
             yield Row(place, line, dict(zip(header, fields, strict=True)))
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow
-    from pyarrow import parquet
-
-    content = pyarrow.BufferReader(path.read_bytes())
-    try:
-        with parquet.ParquetFile(content, page_checksum_verification=True) as file:
-            _refuse_twins(str(path), file.schema_arrow.names)
-            records = file.read().to_pylist()
-    # Past this point an OSError is Arrow's word for damaged pages.
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ProblemFileError(f"{path}: not a readable Parquet file ({reason}). Write it again.") from None
-    for number, columns in enumerate(records, start=1):
-        yield Row(f"{path} row {number}", number, columns)
-
-
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".csv": _read_csv,
     ".json": _read_json,
     ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
 }
 
 
@@ -207,12 +214,6 @@ def _holds_surrogate(value: Any) -> bool:
     return isinstance(value, list) and any(map(_holds_surrogate, value))
 
 
-def _refuse_twins(place: str, names: Sequence[str]) -> None:
-    twins = [name for name, count in Counter(names).items() if count > 1]
-    if twins:
-        raise ProblemFileError(f'{place}, column "{twins[0]}": stands in the header twice. Rename one of the two.')
-
-
 def _too_much(place: str, error: Exception) -> ProblemFileError:
     reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
     return ProblemFileError(f"{place}: not readable JSON ({reason}). Mend or remove it.")
@@ -221,19 +222,3 @@ def _too_much(place: str, error: Exception) -> ProblemFileError:
 def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
     match = pattern.match(text, position)
     return match.end() if match else position
-
-
-def describe(value: Any) -> str:
-    """A value found in a row, in words for an error: ``number 3``, ``null``, ``a list``."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return f"number {value}"
-    if isinstance(value, str):
-        shown = json.dumps(value[:40], ensure_ascii=False)
-        return f"text {shown}" if value.strip() else "empty text"
-    if isinstance(value, list):
-        return "a list"
-    return "an object" if isinstance(value, dict) else type(value).__name__

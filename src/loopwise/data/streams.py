@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from itertools import accumulate, combinations
 
 import numpy as np
 
 from loopwise.data.batches import permutation
+from loopwise.data.dedup import normalised
 from loopwise.errors import ConfigError, DataError, OverlapError
-from loopwise.runtime import seed_key
+from loopwise.runtime import seed_key, uniforms
 from loopwise.types import Problem
 
 
 def problem_key(problem: Problem) -> str:
     """What makes two problems of row files the same one: a hash (32 hex digits) of the prompt in Unicode NFKC with
-    white space collapsed. Text and a single user message of it are the same. Columns never count.
+    white space collapsed. Text and a single user message of it are the same. Columns never count, but that the text of
+    a row of plain text stands in for its empty prompt.
     """
     content: list[object]
-    if isinstance(problem.prompt, str):
-        content = ["prompt", ["user", _normalised(problem.prompt)]]
+    if not problem.prompt and isinstance(problem.columns.get("text"), str):
+        content = ["text", normalised(problem.columns["text"])]
+    elif isinstance(problem.prompt, str):
+        content = ["prompt", ["user", normalised(problem.prompt)]]
     else:
-        content = ["prompt", *([message["role"], _normalised(message["content"])] for message in problem.prompt)]
+        content = ["prompt", *([message["role"], normalised(message["content"])] for message in problem.prompt)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
@@ -97,22 +101,22 @@ def draw(problems: Sequence[Problem], count: int, seed: int, round: int) -> list
     Rounds walk through the problems in random order, a new one for each pass; every pass visits each problem once, and
     no problem comes twice in a round unless ``count`` exceeds their number. Raises DataError where there are none.
     """
-    total = len(problems)
-    if not total:
-        raise DataError("no problems to draw from. Give at least one.")
-    first, stop = round * count, (round + 1) * count
-    order = np.empty(0, dtype=np.int64)
-    chosen: list[int] = []
-    for number in range((stop - 1) // total + 1):
-        start = number * total
-        before = start % count if count <= total else 0
-        order = _pass_order(total, seed, number, order[total - before :], count - before)
-        chosen.extend(order[max(first - start, 0) : max(stop - start, 0)].tolist())
-    return [problems[index] for index in chosen]
+    return _walk(problems, [count] * (round + 1), seed)
 
 
-def _normalised(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).split())
+def draw_mixture(
+    sources: Sequence[Sequence[Problem]], weights: Sequence[float], count: int, seed: int, round: int
+) -> list[Problem]:
+    """The problems of a round (from 0) of several sources, drawn by weight: a pure function of seed and round.
+
+    Each source is walked as ``draw`` walks it. Its part of a round is its share of ``count``, rounded up or down at
+    random so that the mean is the share, and at most all of it: what a small source cannot give, the others do.
+    Raises DataError where a source has no problems.
+    """
+    shares = _shares(count, weights, [len(problems) for problems in sources])
+    counts = _rounded_at_random(shares, seed, round + 1)
+    walked = [_walk(problems, counts[:, place].tolist(), seed) for place, problems in enumerate(sources)]
+    return [problem for problems in walked for problem in problems]
 
 
 def _fill(groups: Sequence[list[Problem]], size: int) -> tuple[list[Problem], list[list[Problem]]]:
@@ -132,3 +136,49 @@ def _pass_order(total: int, seed: int, number: int, avoid: np.ndarray, head: int
     order = permutation(total, "draw", seed, number)
     fresh = np.flatnonzero(~np.isin(order, avoid))[:head]
     return np.concatenate([order[fresh], np.delete(order, fresh)])
+
+
+def _walk(problems: Sequence[Problem], counts: Sequence[int], seed: int) -> list[Problem]:
+    """The last of several rounds, of which each takes its count of problems and goes on where the one before ended."""
+    total = len(problems)
+    if not total:
+        raise DataError("no problems to draw from. Give at least one.")
+    starts = [0, *accumulate(counts)]
+    first, stop = starts[-2:]
+    order = np.empty(0, dtype=np.int64)
+    chosen: list[int] = []
+    for number in range(max(stop - 1, 0) // total + 1):
+        start = number * total
+        begun = min(bisect_right(starts, start), len(counts)) - 1
+        before = start - starts[begun] if counts[begun] <= total else 0
+        order = _pass_order(total, seed, number, order[total - before :], counts[begun] - before)
+        chosen.extend(order[max(first - start, 0) : max(stop - start, 0)].tolist())
+    return [problems[index] for index in chosen]
+
+
+def _shares(count: int, weights: Sequence[float], limits: Sequence[int]) -> np.ndarray:
+    """Parts of ``count`` in proportion to ``weights``, none over its limit: float64, one a source."""
+    weight, limit = np.asarray(weights, dtype=np.float64), np.asarray(limits, dtype=np.float64)
+    shares = np.zeros(len(weight))
+    free = np.ones(len(weight), dtype=bool)
+    while free.any():
+        left = max(min(count, limit.sum()) - shares[~free].sum(), 0.0)
+        shares[free] = left * weight[free] / weight[free].sum()
+        over = free & (shares > limit)
+        if not over.any():
+            break
+        shares[over] = limit[over]
+        free &= ~over
+    return shares
+
+
+def _rounded_at_random(shares: np.ndarray, seed: int, rounds: int) -> np.ndarray:
+    """``shares`` as whole numbers of the same sum, a row for each round, each rounded up with the probability of its
+    fraction: int64 ``[rounds, sources]``.
+
+    Systematic sampling (Madow 1949): one uniform shifts the cumulated shares, and whole numbers crossed are counted.
+    """
+    keys = np.array([seed_key("mixture", seed, round) for round in range(rounds)], dtype=np.uint64)
+    # Rounded, since the sum must be whole and floating-point shares fall a little short of it.
+    crossed = np.floor(np.round(np.cumsum(shares), 9) + uniforms(keys, 0)[:, None]).astype(np.int64)
+    return np.diff(crossed, axis=1, prepend=0)

@@ -10,11 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from loopwise.config import OptimizerConfig
-from loopwise.models.logps import TokenRow, token_logps
+from loopwise.blocks import OptimizerConfig
+from loopwise.models.policy import is_adapter
 from loopwise.runtime import Runtime, seed_key
-from loopwise.types import Budget, Context
-from loopwise.update.losses import likelihood_loss
 from loopwise.update.muon import Muon
 
 B = TypeVar("B")
@@ -45,10 +43,11 @@ class Learner:
         self.losses: list[float] = []
         self.skipped: list[bool] = []
         self._draws = draws_in_training(module)
-        self._names = {parameter: name for name, parameter in module.named_parameters()}
+        self._names = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
         matrices = block_matrices(module) if config.name == "muon" else []
+        matrices = [matrix for matrix in matrices if matrix in self._names]
         chosen = set(matrices)
-        rest = [parameter for parameter in module.parameters() if parameter not in chosen]
+        rest = [parameter for parameter in self._names if parameter not in chosen]
         self._optimizers: list[tuple[torch.optim.Optimizer, float]] = []
         if matrices:
             muon = Muon(matrices, config.matrix_lr, config.momentum, config.weight_decay)
@@ -70,7 +69,7 @@ class Learner:
                 value = loss(self.module, batch)
             value.backward()  # type: ignore[no-untyped-call]
             total += float(value.detach())
-        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip))
+        norm = float(nn.utils.clip_grad_norm_(list(self._names), self.config.clip))
         share = rate_share(self.config, self.steps_done, self.total_steps)
         finite = math.isfinite(norm)
         for optimizer, rate in self._optimizers:
@@ -124,14 +123,17 @@ class Learner:
 
 
 def block_matrices(module: nn.Module) -> list[torch.Tensor]:
-    """The weight matrices inside the blocks: those of linear layers, without embeddings and output layer."""
+    """The weight matrices inside the blocks: those of linear layers, without embeddings and output layer.
+
+    Not those of adapters, whose product is the update and not they; nor an LSTM's, which are four gates' in a stack.
+    """
     from transformers.pytorch_utils import Conv1D
 
     outside = {id(layer.weight) for layer in (_layer(module, "input"), _layer(module, "output")) if layer is not None}
     return [
         layer.weight
-        for layer in module.modules()
-        if isinstance(layer, nn.Linear | Conv1D) and id(layer.weight) not in outside
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | Conv1D) and id(layer.weight) not in outside and not is_adapter(name)
     ]
 
 
@@ -154,43 +156,6 @@ def rate_share(config: OptimizerConfig, step: int, total: int) -> float:
     if config.schedule == "cosine":
         return warm * (config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * progress)))
     return warm
-
-
-def fit(
-    learner: Learner,
-    steps: int,
-    batch_rows: Callable[[int], list[TokenRow]],
-    micro_batch_size: int | None,
-    context: Context,
-    progress: Callable[[], tuple[Any, Any]],
-    start: int,
-) -> dict[str, float]:
-    """Supervised steps ``start`` to ``steps``; step s trains on ``batch_rows(s)``.
-
-    Returns the round's mean ``loss``, its ``steps``, and how many of them were ``skipped``.
-
-    Books tokens and FLOPs, records each step, and offers ``progress`` to the context as a mid-round checkpoint.
-    """
-    del learner.losses[start:], learner.skipped[start:]
-    parameters = sum(parameter.numel() for parameter in learner.module.parameters())
-    for step in range(start, steps):
-        rows = batch_rows(step)
-        tokens = max(1, sum(row.trained_tokens for row in rows))
-        size = micro_batch_size or len(rows)
-
-        def loss(module: nn.Module, batch: list[TokenRow], tokens: int = tokens) -> torch.Tensor:
-            return likelihood_loss(*token_logps(module, batch), tokens)
-
-        metrics = learner.step([rows[place : place + size] for place in range(0, len(rows), size)], loss)
-        read = sum(row.total_tokens for row in rows)
-        context.spend(Budget(tokens_trained=read, flops=6.0 * parameters * read))
-        context.record(step + 1, metrics)
-        context.checkpoint(step + 1, progress)
-    return {
-        "loss": sum(learner.losses) / len(learner.losses),
-        "steps": float(steps),
-        "skipped": float(sum(learner.skipped)),
-    }
 
 
 def _layer(module: nn.Module, side: str) -> Any:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loopwise.config import RFTConfig
+from loopwise.blocks import RFTConfig
 from loopwise.data.batches import mixed_batch
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
-from loopwise.types import Context, Problem, Rollout, Scored, Updated
-from loopwise.update.learner import Learner, fit
+from loopwise.types import Completion, Context, Problem, Rollout, Scored, Updated
+from loopwise.update.fitting import Batch, fit, supervised
+from loopwise.update.learner import Learner
 from loopwise.update.rows import Pool, labelled_rows, sample_rows
 
 # Weights such as 0.7, 0.2 and 0.1 add up to a hair under 1.
@@ -36,7 +37,7 @@ class RFT:
     samples: int
     rounds: int
     base: Policy | None = None
-    gold: Callable[[Problem], str] | None = None
+    gold: Callable[[Problem], Completion] | None = None
     needs = frozenset({"weights", "text"})
 
     def __call__(
@@ -75,7 +76,6 @@ class RFT:
                 learner,
                 self.config.steps,
                 lambda step: self._batch(pool, context, step),
-                self.config.micro_batch_size,
                 context,
                 progress,
                 first,
@@ -90,13 +90,14 @@ class RFT:
         context.keep([sample.id for sample, is_in in zip(samples, pooled, strict=True) if is_in])
         return pooled.count(True)
 
-    def _batch(self, pool: Pool, context: Context, step: int) -> list[TokenRow]:
+    def _batch(self, pool: Pool, context: Context, step: int) -> Batch[Sequence[TokenRow]]:
         config = self.config
         is_labelled, places = mixed_batch(
             len(self.labelled), len(pool), config.labelled_share, config.batch_size, context.seed, context.round, step
         )
         pairs = zip(is_labelled.tolist(), places.tolist(), strict=True)
-        return [self.labelled[place] if labelled else pool[place] for labelled, place in pairs]
+        rows = [self.labelled[place] if labelled else pool[place] for labelled, place in pairs]
+        return supervised(rows, config.micro_batch_size)
 
 
 def _add(pool: Pool, rows: Sequence[TokenRow]) -> list[bool]:

@@ -4,34 +4,96 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from loopwise.blocks import SFTConfig
 from loopwise.errors import DataError
+from loopwise.models.chat import end_of_turn_id
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import encode_completions, encode_prompts
-from loopwise.types import Problem, Sample
+from loopwise.models.tokens import encode_rows
+from loopwise.types import Completion, Problem, Sample
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What became of labelled rows on their way to tokens: counts of rows, then of tokens.
+
+    ``places`` are the given rows that are trained on, in order, ``rows`` in number; of them, ``truncated`` lost the end
+    of their completion, and ``without_end_of_text`` end in another token than end-of-text or end of turn. ``dropped``
+    are the others. ``tokens`` counts prompts too, ``trained_tokens`` what is learned.
+    """
+
+    places: tuple[int, ...]
+    rows: int
+    dropped: int
+    truncated: int
+    without_end_of_text: int
+    tokens: int
+    trained_tokens: int
+
+
+def encode_labelled(
+    policy: Policy, problems: Sequence[Problem], completions: Sequence[Completion], config: SFTConfig
+) -> tuple[tuple[TokenRow, ...], Encoding]:
+    """Tokenised prompts and completions, in order, and what became of them.
+
+    Rows over ``config.max_length`` or the model's context are an error, left out, or lose the end of their completion,
+    as ``config.too_long`` says; a row that would have nothing left to learn is left out. ``config.end_of_text`` closes
+    completions, and that is learned. Raises DataError naming the first row that is too long, or when no row is left,
+    and what ``encode_rows`` does.
+    """
+    limits = [
+        limit for limit in (config.max_length, policy.weights.context_length if policy.weights else None) if limit
+    ]
+    limit = min(limits, default=None)
+    rows: list[TokenRow] = []
+    places: list[int] = []
+    truncated = 0
+    encoded = encode_rows(policy, problems, completions, end_of_text=config.end_of_text)
+    for place, (problem, row) in enumerate(zip(problems, encoded, strict=True)):
+        too_long = limit is not None and row.total_tokens > limit
+        if too_long and config.too_long == "error":
+            raise DataError(
+                f"labelled row {problem.id}: {row.total_tokens} tokens, over the limit of {limit}. Shorten it, raise "
+                "update.max_length, set update.too_long to drop or truncate, or take a model with a longer context."
+            )
+        if too_long and config.too_long == "drop":
+            continue
+        fitted = _truncate(row, limit) if too_long and limit is not None else row
+        if fitted.trained_tokens:
+            rows.append(fitted)
+            places.append(place)
+            truncated += too_long
+    if problems and not rows:
+        over = f"is over the limit of {limit} tokens or " if limit is not None else ""
+        raise DataError(
+            f"labelled rows: none of {len(problems)} is left to train on, because each {over}has an empty completion. "
+            "Shorten them, raise update.max_length, or take a model with a longer context."
+        )
+    ends = {*policy.end_ids, end_of_turn_id(policy)}
+    return tuple(rows), Encoding(
+        places=tuple(places),
+        rows=len(rows),
+        dropped=len(problems) - len(rows),
+        truncated=truncated,
+        without_end_of_text=sum(row.token_ids[-1] not in ends for row in rows),
+        tokens=sum(row.total_tokens for row in rows),
+        trained_tokens=sum(row.trained_tokens for row in rows),
+    )
 
 
 def labelled_rows(
-    policy: Policy, problems: Sequence[Problem], completions: Sequence[str], max_length: int | None
+    policy: Policy, problems: Sequence[Problem], completions: Sequence[Completion], max_length: int | None
 ) -> tuple[TokenRow, ...]:
-    """Tokenised prompt and completion pairs; end-of-text is trained on.
+    """Tokenised prompts and completions, one for each problem; end-of-text is trained on.
 
     Raises DataError naming the first row longer than ``max_length`` or the model's context.
     """
-    limits = [limit for limit in (max_length, policy.weights.context_length if policy.weights else None) if limit]
-    pairs = zip(encode_prompts(policy, problems), encode_completions(policy, completions), strict=True)
-    rows = tuple(TokenRow(tuple(prompt), tuple(completion)) for prompt, completion in pairs)
-    for problem, row in zip(problems, rows, strict=True):
-        if limits and row.total_tokens > min(limits):
-            raise DataError(
-                f"labelled row {problem.id}: {row.total_tokens} tokens, over the limit of {min(limits)}. "
-                "Shorten it, raise update.max_length, or take a model with a longer context."
-            )
-    return rows
+    return encode_labelled(policy, problems, completions, SFTConfig(max_length=max_length))[0]
 
 
 def sample_rows(policy: Policy, samples: Sequence[Sample], problems: Sequence[Problem]) -> list[TokenRow]:
@@ -105,3 +167,11 @@ class Pool:
 
 def _mask(row: TokenRow) -> Sequence[int]:
     return row.loss_mask if row.loss_mask is not None else [1] * len(row.token_ids)
+
+
+def _truncate(row: TokenRow, limit: int) -> TokenRow:
+    """The row without what does not fit into ``limit`` tokens, and without what nothing is learned from at its end."""
+    kept = max(limit - len(row.prompt_ids), 0)
+    if row.loss_mask is not None:
+        kept = max((position + 1 for position, bit in enumerate(row.loss_mask[:kept]) if bit), default=0)
+    return TokenRow(row.prompt_ids, row.token_ids[:kept], None if row.loss_mask is None else row.loss_mask[:kept])

@@ -1,0 +1,71 @@
+"""A round's optimizer steps in a row: booked, recorded, checkpointed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from loopwise.models.logps import TokenRow, token_logps
+from loopwise.types import Budget, Context
+from loopwise.update.learner import Learner
+from loopwise.update.losses import likelihood_loss
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Batch(Generic[B]):
+    """What one optimizer step learns from: micro-batches whose losses add up to the batch's, reading ``tokens``."""
+
+    micro_batches: Sequence[B]
+    loss: Callable[[nn.Module, B], torch.Tensor]
+    tokens: int
+
+
+def supervised(rows: Sequence[TokenRow], micro_batch_size: int | None) -> Batch[Sequence[TokenRow]]:
+    """A batch whose loss is the mean over its trained tokens, however its rows are cut into micro-batches."""
+    tokens = max(1, sum(row.trained_tokens for row in rows))
+    size = micro_batch_size or len(rows)
+
+    def loss(module: nn.Module, part: Sequence[TokenRow]) -> torch.Tensor:
+        return likelihood_loss(*token_logps(module, part), tokens)
+
+    parts = [rows[place : place + size] for place in range(0, len(rows), size)]
+    return Batch(parts, loss, sum(row.total_tokens for row in rows))
+
+
+def fit(
+    learner: Learner,
+    steps: int,
+    batch: Callable[[int], Batch[Any]],
+    context: Context,
+    progress: Callable[[], tuple[Any, Any]],
+    start: int,
+) -> dict[str, float]:
+    """Steps ``start`` to ``steps`` of a round; step s learns from ``batch(s)``.
+
+    Books tokens and FLOPs, records each step, and offers ``progress`` to the context as a mid-round checkpoint.
+    Returns the round's mean ``loss``, its ``steps``, and how many of them were ``skipped``.
+    """
+    del learner.losses[start:], learner.skipped[start:]
+    flops = flops_per_token(learner.module)
+    for step in range(start, steps):
+        work = batch(step)
+        metrics = learner.step(work.micro_batches, work.loss)
+        context.spend(Budget(tokens_trained=work.tokens, flops=flops * work.tokens))
+        context.record(step + 1, metrics)
+        context.checkpoint(step + 1, progress)
+    return {
+        "loss": sum(learner.losses) / len(learner.losses),
+        "steps": float(steps),
+        "skipped": float(sum(learner.skipped)),
+    }
+
+
+def flops_per_token(module: nn.Module) -> float:
+    """Training FLOPs a token: 6 for a parameter that is trained, 4 for one that only passes gradients on."""
+    return float(sum((6 if p.requires_grad else 4) * p.numel() for p in module.parameters()))

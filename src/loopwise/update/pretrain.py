@@ -1,0 +1,79 @@
+"""Next-token prediction on packed windows of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from loopwise.blocks import PretrainConfig
+from loopwise.data.batches import mixture_batch
+from loopwise.data.windows import Packed, Windows, gather
+from loopwise.models.logps import window_logps
+from loopwise.types import Context, Problem, Rollout, Updated
+from loopwise.update.fitting import Batch, fit
+from loopwise.update.learner import Learner
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """``config.steps`` optimizer steps a round on ``config.batch_size`` windows each, drawn from ``texts`` by weight.
+
+    Each text walks its own epochs; which windows a step sees is a pure function of seed and step. ``rounds`` is the
+    run's number of rounds: the schedule spans them all.
+    """
+
+    config: PretrainConfig
+    texts: tuple[Packed, ...]
+    weights: tuple[float, ...]
+    rounds: int
+    needs = frozenset({"weights"})
+
+    def __call__(
+        self, policy: Any, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context
+    ) -> Updated:
+        partial = context.partial
+        source, moments = (partial.policy, partial.state) if partial else (policy, state)
+        module = source.trainable_module()
+        total = self.config.steps * self.rounds
+        learner = Learner(module, self.config.optimizer, context.runtime, total, moments, round=context.round)
+        before = (context.round - 1) * self.config.steps
+
+        def progress() -> tuple[Any, Any]:
+            return policy.with_module(module), learner.state()
+
+        metrics = fit(
+            learner,
+            self.config.steps,
+            lambda step: self.batch(context.seed, before + step),
+            context,
+            progress,
+            partial.step if partial else 0,
+        )
+        return Updated(policy.with_module(module), learner.state(), metrics)
+
+    def batch(self, seed: int, step: int) -> Batch[Windows]:
+        """The windows of optimizer step ``step`` of the run, counted from 0."""
+        drawn = mixture_batch([text.windows for text in self.texts], self.weights, self.config.batch_size, seed, step)
+        return window_batch(gather(self.texts, drawn, seed), self.config.micro_batch_size)
+
+
+def window_batch(windows: Windows, micro_batch_size: int | None) -> Batch[Windows]:
+    """A batch whose loss is the mean over all its predicted tokens (nats a token)."""
+    count = len(windows.input_ids)
+    size = micro_batch_size or count
+
+    def loss(module: nn.Module, part: Windows) -> torch.Tensor:
+        return -window_logps(module, part).sum() / windows.targets.size
+
+    return Batch(
+        [_part(windows, slice(first, first + size)) for first in range(0, count, size)], loss, windows.input_ids.size
+    )
+
+
+def _part(windows: Windows, rows: slice) -> Windows:
+    positions = windows.position_ids
+    return Windows(windows.input_ids[rows], windows.targets[rows], None if positions is None else positions[rows])
