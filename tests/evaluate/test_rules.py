@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -50,7 +50,41 @@ def test_chat_completions() -> None:
 
 def test_only_regex_uses_no_reference() -> None:
     assert {name for name, rule in RULES.items() if not rule.uses_reference} == {"regex"}
-    assert {name for name, rule in RULES.items() if rule.can_hang} == {"regex"}
+    assert {name for name, rule in RULES.items() if rule.can_hang} == {"regex", "math", "reasoning_gym", "noisy"}
+
+
+class TestNoisy:
+    COUNT = 4000
+    PROMPTS: ClassVar[list[str]] = [f"{number}+0=" for number in range(COUNT)]
+    ANSWERS: ClassVar[list[str]] = [str(number) for number in range(COUNT)]
+
+    def verdicts(self, **options: Any) -> list[float | None]:
+        options = {"rule": "exact_match"} | options
+        return judge("noisy", self.ANSWERS, options, prompts=self.PROMPTS, answer=self.ANSWERS)
+
+    @pytest.mark.parametrize("wrong", [0.0, 0.2, 1])
+    def test_a_share_of_verdicts_is_wrong(self, wrong: float) -> None:
+        assert sum(verdict == 0.0 for verdict in self.verdicts(wrong=wrong)) / self.COUNT == pytest.approx(
+            wrong, abs=0.02
+        )
+
+    def test_wrong_answers_pass_as_often(self) -> None:
+        verdicts = judge(
+            "noisy", ["x"] * self.COUNT, {"rule": "exact_match"}, prompts=self.PROMPTS, answer=self.ANSWERS
+        )
+        assert sum(verdict == 1.0 for verdict in verdicts) / self.COUNT == pytest.approx(0.2, abs=0.02)
+
+    def test_judging_again_says_the_same(self) -> None:
+        verdicts = self.verdicts()
+        assert verdicts == self.verdicts() != self.verdicts(seed=1)
+        alone = judge("noisy", ["7"], {"rule": "exact_match"}, prompts=["7+0="], answer=["7"])
+        assert alone == [verdicts[7]], "the rest of the batch does not matter"
+
+    def test_only_verdicts_of_0_and_1_are_swapped(self) -> None:
+        options = {"rule": "number", "wrong": 1, "options": {"column": "truth"}}
+        assert judge("noisy", ["3", "3"], options, prompts=["a", "b"], truth=["3", "none"]) == [0.0, None]
+        options = {"rule": "regex", "wrong": 1, "options": {"pattern": "a"}}
+        assert judge("noisy", ["a", "b"], options, prompts=["a", "b"], answer=["1", "2"]) == [0.0, 1.0]
 
 
 def test_missing_column_names_those_there_are() -> None:
@@ -69,6 +103,14 @@ def test_missing_column_names_those_there_are() -> None:
         ("choice", {"labels": []}, "must be letters or a list of texts"),
         ("choice", {"labels": 4}, "must be letters or a list of texts"),
         ("choice", {"labels": ["a", 1]}, "must be letters or a list of texts"),
+        ("noisy", {}, 'option "rule" is missing'),
+        ("noisy", {"rule": "exact"}, 'no other rule "exact". Did you mean "exact_match"'),
+        ("noisy", {"rule": "noisy"}, 'no other rule "noisy"'),
+        ("noisy", {"rule": "regex"}, 'rule "regex": option "pattern" is missing'),
+        ("noisy", {"rule": "number", "wrong": 2}, 'option "wrong" must be a share from 0 to 1, found 2'),
+        ("noisy", {"rule": "number", "seed": "x"}, 'option "seed" must be a whole number'),
+        ("math", {"column": 3}, "must be text, found 3"),
+        ("reasoning_gym", {"colum": "entry"}, 'unknown option "colum"'),
     ],
 )
 def test_bad_options(rule: str, options: dict[str, Any], message: str) -> None:

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopwise.config import DataConfig
+from loopwise.blocks import DataConfig
 from loopwise.data.streams import problem_key
 from loopwise.errors import ConfigError, DataError, OverlapError
 from loopwise.tasks.addition import operands
-from loopwise.tasks.streams import TASKS, Streams, Task, open_streams
+from loopwise.tasks.base import Streams, Task, endless
+from loopwise.tasks.registry import TASKS
+from loopwise.tasks.streams import open_streams
 from loopwise.types import Problem
 
 
@@ -84,8 +86,8 @@ def test_labels_are_the_answers() -> None:
 
 
 def test_an_exhausted_task_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    coins = Task(lambda generator: Problem("coin", f"coin {generator.integers(5)}"), (), "answer")
-    monkeypatch.setitem(TASKS, "coins", coins)
+    coins = Task({"": endless(lambda generator: Problem("coin", f"coin {generator.integers(5)}"))})
+    monkeypatch.setitem(TASKS, "coins", lambda options: coins)
     streams = open_streams(DataConfig(task="coins", dev=2, test=1), 0, supervised=False)
     assert len(streams.draw(1, 2)) == 2
     with pytest.raises(ConfigError, match="too few distinct problems: stream train-1 needs 3, and after 2"):

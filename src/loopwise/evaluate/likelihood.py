@@ -7,20 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from loopwise.models.logps import TokenRow, token_logps
+from loopwise.models.logps import token_logps
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import encode_completions, encode_prompts
+from loopwise.models.tokens import encode_rows
 from loopwise.runtime import Runtime
-from loopwise.types import Problem
+from loopwise.types import Completion, Problem
 
 
 def mean_logps(
-    policy: Policy, problems: Sequence[Problem], completions: Sequence[str], runtime: Runtime, batch: int = 32
+    policy: Policy, problems: Sequence[Problem], completions: Sequence[Completion], runtime: Runtime, batch: int = 32
 ) -> np.ndarray:
-    """Mean log-probability per completion token (nats, end-of-text included) of each problem: float64 ``[P]``."""
+    """Mean log-probability per learned token (nats, end-of-text included) of each problem: float64 ``[P]``."""
     assert policy.weights is not None
-    pairs = zip(encode_prompts(policy, problems), encode_completions(policy, completions), strict=True)
-    rows = [TokenRow(prompt, completion) for prompt, completion in pairs]
+    rows = encode_rows(policy, problems, completions)
     order = sorted(range(len(rows)), key=lambda place: rows[place].total_tokens)
     scores = np.zeros(len(rows))
     with torch.inference_mode(), runtime.autocast():

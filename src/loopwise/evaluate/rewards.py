@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.config import RewardConfig
+from loopwise.blocks import RewardConfig
 from loopwise.errors import ConfigError, nearest
 from loopwise.evaluate.parts import Caller, Judged, LocalReward, RewardPart, check_part, judge_part
 from loopwise.evaluate.rules import RULES

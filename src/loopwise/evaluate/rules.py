@@ -1,11 +1,13 @@
 """Built-in rewards in TRL's signature: 1.0 for a pass, 0.0 for a miss, None where nothing can be said.
 
-Imported by the worker too: standard library only.
+Imported by the worker too, which must start fast: heavy libraries are loaded by the first call that needs them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,10 +94,61 @@ def regex(pattern: str, fullmatch: bool = False) -> RewardFunction:
         raise ConfigError(f'rule "regex": pattern "{pattern}" is no regular expression ({error}). Mend it.') from None
     matches = compiled.fullmatch if fullmatch else compiled.search
 
-    def reward(completions: Sequence[Any]) -> Rewards:
+    def reward(completions: Sequence[Any], **_: Sequence[Any]) -> Rewards:
         return [float(matches(completion_text(completion)) is not None) for completion in completions]
 
     return _named(reward, "regex")
+
+
+def math(column: str = "answer") -> RewardFunction:
+    """1.0 where math-verify finds the completion's answer (boxed, LaTeX or last number) equal to that in ``column``."""
+    _require("math", str, column=column)
+
+    def judge(completion: str, reference: Any) -> float | None:
+        from loopwise.evaluate.mathematics import same_value
+
+        return same_value(completion, reference)
+
+    return _against("math", column, judge)
+
+
+def reasoning_gym(column: str = "entry", solved: bool = False) -> RewardFunction:
+    """1.0 where the scorer of the reasoning-gym entry in ``column`` is content, less for a part (``solved``: 0.0)."""
+    _require("reasoning_gym", str, column=column)
+    _require("reasoning_gym", bool, solved=solved)
+
+    def judge(completion: str, entry: Any) -> float | None:
+        from loopwise.evaluate.gym import score
+
+        mark = None if entry is None else score(str(entry), completion)
+        return float(mark >= 1.0) if solved and mark is not None else mark
+
+    return _against("reasoning_gym", column, judge)
+
+
+def noisy(rule: str, wrong: float = 0.2, seed: int = 0, options: Mapping[str, Any] | None = None) -> RewardFunction:
+    """1.0 where another ``rule`` passes; its 0 and 1 are swapped for a share ``wrong`` of all (prompt, completion)."""
+    _require("noisy", str, rule=rule)
+    if rule not in RULES or rule == "noisy":
+        raise ConfigError(f'rule "noisy": no other rule "{rule}". {nearest(rule, RULES.keys() - {"noisy"})}')
+    if isinstance(wrong, bool) or not isinstance(wrong, int | float) or not 0 <= wrong <= 1:
+        raise ConfigError(f'rule "noisy": option "wrong" must be a share from 0 to 1, found {wrong!r}.')
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ConfigError(f'rule "noisy": option "seed" must be a whole number, found {seed!r}.')
+    judge = RULES[rule].make(options or {})
+
+    def swapped(prompt: Any, completion: Any) -> bool:
+        text = json.dumps([seed, prompt, completion_text(completion)])
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") < wrong * 2**64
+
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]) -> Rewards:
+        verdicts = judge(completions=completions, **columns)
+        return [
+            1.0 - verdict if verdict in (0.0, 1.0) and swapped(prompt, completion) else verdict
+            for prompt, completion, verdict in zip(prompts, completions, verdicts, strict=True)
+        ]
+
+    return _named(reward, f"noisy_{rule}")
 
 
 RULES: dict[str, Rule] = {
@@ -105,6 +158,10 @@ RULES: dict[str, Rule] = {
         Rule("number", True, number),
         Rule("regex", False, regex, can_hang=True),
         Rule("choice", True, choice),
+        Rule("math", True, math, can_hang=True),
+        Rule("reasoning_gym", True, reasoning_gym, can_hang=True),
+        # What it wraps may hang, or use a reference.
+        Rule("noisy", True, noisy, can_hang=True),
     )
 }
 
@@ -128,7 +185,7 @@ def _named(reward: RewardFunction, name: str) -> RewardFunction:
     return reward
 
 
-def _require(rule: str, kind: type, **options: Any) -> None:
+def _require(rule: str, kind: type, /, **options: Any) -> None:
     for option, value in options.items():
         if not isinstance(value, kind):
             expected = {str: "text", bool: "true or false"}[kind]

@@ -8,7 +8,6 @@ anew after every time-out.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from loopwise.evaluate.contract import Batch, BoundReward, CallError, Outcome, checked_rewards, classified, plain
+from loopwise.user_code import import_file
 
 HEADER = struct.Struct(">Q")
 _PR_SET_PDEATHSIG = 1
@@ -105,15 +105,11 @@ def _load(kind: str, source: str, function: str, path: list[str], options: dict[
 
 def _import_file(file: str) -> Any:
     path = Path(file).resolve()
+    if path.suffix != ".py":
+        raise CallError(f"{file} is no Python file", "Name a file that ends in .py.")
     sys.path.insert(0, str(path.parent))
     name = path.stem if path.stem not in sys.modules else f"{path.stem}_reward"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise CallError(f"{file} is no Python file", "Name a file that ends in .py.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    return import_file(path, name)
 
 
 def _import_module(name: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Engine, Select, and_, exists, select
+from sqlalchemy import ColumnElement, Engine, Select, and_, case, exists, func, select
 from sqlalchemy.sql.selectable import FromClause
 
 from loopwise.runs import schema
@@ -26,6 +26,7 @@ from loopwise.types import Budget, Decision, Evaluation, Feedback, Problem, Samp
 
 REWARD = "reward"
 _BATCH = 1000
+_ROUNDING = 1e-9
 _ORDER = ("phase", "round", "step", "group", "index", "id")
 
 
@@ -138,6 +139,26 @@ class JournalReader:
     def kept(self, run_id: str) -> set[str]:
         """The ids of all samples that a committed round learned from."""
         return {row.sample_id for row in self._all(_of(schema.kept, run_id))}
+
+    def pass_rates(self, run_id: str, before_round: int, threshold: float) -> dict[str, tuple[int, int, int]]:
+        """Of each problem trained on before a round: the last round that drew it, its samples passed, and judged.
+
+        A sample passes with a total reward of at least ``threshold``; one that could not be judged is not counted.
+        """
+        samples, judgements = schema.samples, schema.judgements
+        judgement = and_(
+            judgements.c.run_id == samples.c.run_id, judgements.c.sample_id == samples.c.id, judgements.c.kind == REWARD
+        )
+        # Weights such as 0.7, 0.2 and 0.1 add up to a hair under 1.
+        passed = func.sum(case((judgements.c.total >= threshold - _ROUNDING, 1), else_=0))
+        query = (
+            select(samples.c.problem_id, samples.c.round, passed, func.count(judgements.c.total))
+            .join_from(samples, judgements, judgement)
+            .where(samples.c.run_id == run_id, samples.c.phase == "train", samples.c.round < before_round)
+            .group_by(samples.c.problem_id, samples.c.round)
+            .order_by(samples.c.round, samples.c.problem_id)
+        )
+        return {problem_id: (round, passed, judged) for problem_id, round, passed, judged in self._all(query)}
 
     def events(self, run_id: str) -> list[EventRow]:
         """Events in the order they happened."""

@@ -1,6 +1,6 @@
-"""Sums of two numbers of up to three digits, written so that a tiny model can learn them.
+"""Sums of two numbers of a few digits, written so that a tiny model can learn them.
 
-Operands are padded with zeros to 3 digits, the sum to 4, and each number's digits are reversed, so that
+Operands are padded with zeros to ``digits``, the sum to one more, and each number's digits are reversed, so that
 759 + 468 = 1227 is ``957+864=`` with the answer ``7221``. Two sums with the same operands, in any order, are the same
 problem when streams are kept disjoint.
 """
@@ -9,21 +9,30 @@ from __future__ import annotations
 
 import numpy as np
 
+from loopwise.tasks.base import ProblemSource, endless
+from loopwise.tasks.options import check_whole
 from loopwise.types import Problem
 
 DIGITS = 3
+MOST_DIGITS = 18
+"""Operands are drawn as 64-bit numbers."""
 
 
-def addition(generator: np.random.Generator) -> Problem:
-    """One sum, both operands uniform over 0 to 999."""
-    first, second = (int(number) for number in generator.integers(0, 10**DIGITS, size=2))
-    return make(first, second)
+def addition(digits: int = DIGITS) -> ProblemSource:
+    """Sums whose operands are uniform over the numbers of up to ``digits`` digits. Raises ConfigError."""
+    check_whole("digits", digits, 1, MOST_DIGITS)
+
+    def draw(generator: np.random.Generator) -> Problem:
+        first, second = (int(number) for number in generator.integers(0, 10**digits, size=2))
+        return make(first, second, digits)
+
+    return endless(draw)
 
 
-def make(first: int, second: int) -> Problem:
+def make(first: int, second: int, digits: int = DIGITS) -> Problem:
     """The problem ``first + second``; column ``answer`` holds the truth."""
-    prompt = f"{_reversed(first, DIGITS)}+{_reversed(second, DIGITS)}="
-    return Problem(f"add-{first}-{second}", prompt, {"answer": _reversed(first + second, DIGITS + 1)})
+    prompt = f"{_reversed(first, digits)}+{_reversed(second, digits)}="
+    return Problem(f"add-{first}-{second}", prompt, {"answer": _reversed(first + second, digits + 1)})
 
 
 def operands(problem: Problem) -> str:

@@ -1,0 +1,41 @@
+"""The tasks by name: the built-in ones, and every generator of reasoning-gym as ``reasoning_gym:NAME``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from loopwise.errors import ConfigError, nearest
+from loopwise.tasks.addition import addition, operands
+from loopwise.tasks.base import ProblemSource, Task
+from loopwise.tasks.gym import PREFIX, gym_task
+from loopwise.tasks.options import built, level_options
+from loopwise.tasks.sorting import sorted_letters, sorting
+from loopwise.types import Problem
+
+Options = Mapping[str, Any]
+
+
+def _built_in(name: str, build: Callable[..., ProblemSource], key: Callable[[Problem], str], options: Options) -> Task:
+    return Task({level: built(name, build, own) for level, own in level_options(options).items()}, key=key)
+
+
+TASKS: dict[str, Callable[[Options], Task]] = {
+    "addition": partial(_built_in, "addition", addition, operands),
+    "sorting": partial(_built_in, "sorting", sorting, sorted_letters),
+}
+
+
+def find_task(name: str, options: Options | None = None) -> Task:
+    """The task of this name with these options (and perhaps ``levels``, a list of option sets, the easiest first).
+
+    Raises ConfigError naming the nearest task or option, or what an option must be.
+    """
+    if name in TASKS:
+        make = TASKS[name]
+    elif name.startswith(PREFIX):
+        make = partial(gym_task, name.removeprefix(PREFIX))
+    else:
+        raise ConfigError(f'key "data.task": unknown task "{name}". {nearest(name, [*TASKS, f"{PREFIX}NAME"])}')
+    return make(options or {})
