@@ -1,29 +1,37 @@
-"""What a person sees in the terminal: progress with the time left, a line a round, a closing table."""
+"""What a person sees in the terminal: progress with the time left, a line a round, closing tables, a model's words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from loopwise.session import Observer
+from loopwise.observer import Observer
+from loopwise.recipes.catalogue import ShippedRecipe
+from loopwise.runs.files import to_json
 
 TITLES = {
+    "pretrain": "Pretraining on plain text",
     "tune": "Supervised training on the labelled rows",
     "improve": "The loop: generate, evaluate, update, accept or roll back",
     "control-labelled": "Control: the same extra steps on the labelled rows alone",
     "control-unfiltered": "Control: the same steps on its own unfiltered samples",
     "control-gold": "Control (ceiling): the same steps on gold answers",
 }
+PRETRAIN = "pretrain"
+MOST_NATS = 700.0
+"""Beyond it the perplexity is no number."""
 PHASES = {"train": "sampling", "steps": "training", "dev": "evaluating", "test": "final test", "watch": "watching"}
 STAGES = {
     "untrained": "untrained",
     "base": "base",
+    "ngram": "n-gram floor",
+    "pretrained": "pretrained",
     "tuned": "tuned",
     "control": "control: labels alone",
     "control_unfiltered": "control: unfiltered",
@@ -68,7 +76,7 @@ class ConsoleObserver(Observer):
         self.console.print(Text(TITLES.get(run_id, run_id), style="bold"))
         if done:
             self.console.print(f"  resumed after round {done} of {rounds}")
-        self.console.print(Text("  round   kept  reward  pass@k  dev before → after        seconds", style="dim"))
+        self.console.print(Text(_heading(run_id), style="dim"))
 
     def progress(self, what: str, done: int, total: int) -> None:
         if what != self._phase_name or self._phase is None:
@@ -82,9 +90,8 @@ class ConsoleObserver(Observer):
         if self._rounds is not None:
             self._bars.update(self._rounds, completed=summary["round"])
         verdict = Text("accepted", "green") if summary["accepted"] else Text("rolled back", "yellow")
-        line = Text(f"  {summary['round']:>5}  {_count(summary):>5}  {_share(summary['reward']):>6}  ")
-        line.append(f"{_share(summary['pass_at_k']):>6}  ")
-        line.append(f"{_share(summary.get('dev_before')):>6} → {_share(summary['dev_accuracy']):<6} ")
+        line = Text(f"  {summary['round']:>5}  ")
+        line.append(_text_figures(summary) if run_id == PRETRAIN else _figures(summary))
         line.append_text(verdict)
         line.append(" " * (12 - len(verdict)) + f"{summary['seconds']:>6.1f}")
         self.console.print(line)
@@ -97,10 +104,31 @@ class ConsoleObserver(Observer):
         self.console.print(Text(f"  {level}: {message}", style="yellow" if level == "warning" else "dim"))
 
 
+def _heading(run_id: str) -> str:
+    if run_id == PRETRAIN:
+        return "  round  nats a token before → after  perplexity               seconds"
+    return "  round   kept  reward  pass@k  dev before → after        seconds"
+
+
+def _figures(summary: Mapping[str, Any]) -> str:
+    """What a round of tuning or of the loop came to."""
+    drawn = f"{_count(summary):>5}  {_share(summary['reward']):>6}  {_share(summary['pass_at_k']):>6}  "
+    return drawn + f"{_share(summary.get('dev_before')):>6} → {_share(summary['dev_accuracy']):<6} "
+
+
+def _text_figures(summary: Mapping[str, Any]) -> str:
+    """What a round of pretraining came to: nats a token of the dev text, which is what its log-probability lacks."""
+    before, after = (_nats(summary.get(name)) for name in ("dev_before", "dev_accuracy"))
+    perplexity = math.exp(min(after, MOST_NATS))
+    return f"{_three(before):>19} → {_three(after):<6}  {_perplexity(perplexity):>10}  "
+
+
 def stage_table(summary: Mapping[str, Any]) -> Table:
-    """The closing table: each stage on held-out problems with its 95% interval."""
+    """The closing table: each stage on what was held out, with its 95% interval or as perplexity and bits a byte."""
     stages = summary["stages"]
     splits = [split for split in ("dev", "test") if any(split in figures for figures in stages.values())]
+    if summary["run_id"] == PRETRAIN:
+        return _text_table(stages, splits)
     table = Table(title=None, box=None, padding=(0, 2), pad_edge=True)
     table.add_column("held-out problems right" if _is_accuracy(stages) else "mean held-out score")
     for split in splits:
@@ -112,9 +140,29 @@ def stage_table(summary: Mapping[str, Any]) -> Table:
             figure = figures.get(split)
             low, high = figure["ci95"] if figure else (math.nan, math.nan)
             cells.append(f"{_share(figure['accuracy'])}  [{_share(low)}, {_share(high)}]" if figure else "")
-        style = "bold green" if name in ("improved", "tuned") else ""
+        style = "bold green" if name in ("improved", "tuned", "pretrained") else ""
         table.add_row(Text(STAGES.get(name, name), style=style), *(Text(cell, style=style) for cell in cells))
     return table
+
+
+def _text_table(stages: Mapping[str, Any], splits: Sequence[str]) -> Table:
+    table = Table(title=None, box=None, padding=(0, 2), pad_edge=True)
+    table.add_column("\nheld-out text")
+    for split in splits:
+        tokens = next(figures[split]["tokens"] for figures in stages.values() if split in figures)
+        table.add_column(f"{split}\nperplexity", justify="right")
+        table.add_column(f"{tokens:,} tokens\nbits a byte", justify="right")
+    for name in sorted(stages, key=list(STAGES).index):
+        style = "bold green" if name == "pretrained" else ""
+        table.add_row(Text(STAGES[name], style=style), *_text_cells(stages[name], splits, style))
+    return table
+
+
+def _text_cells(figures: Mapping[str, Any], splits: Sequence[str], style: str) -> Iterator[Text]:
+    for split in splits:
+        figure = figures.get(split, {})
+        for show, name in ((_perplexity, "perplexity"), (_three, "bits_per_byte")):
+            yield Text(show(figure[name]) if figure else "", style=style)
 
 
 def _is_accuracy(stages: Mapping[str, Any]) -> bool:
@@ -133,6 +181,16 @@ def _share(value: float | None) -> str:
     return f"{100 * value:.1f}%" if 0.0 <= value <= 1.0 else f"{value:.3f}"
 
 
+def _nats(logp: float | None) -> float:
+    return math.nan if logp is None else -logp
+
+
+def _perplexity(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:,.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+
+
 def plan_table(plan: Mapping[str, Mapping[str, str]]) -> Table:
     """A dry run's sections as one table."""
     table = Table(box=None, padding=(0, 2), show_header=False)
@@ -141,3 +199,81 @@ def plan_table(plan: Mapping[str, Mapping[str, str]]) -> Table:
         for name, value in entries.items():
             table.add_row(Text(f"  {name}"), Text(value))
     return table
+
+
+def evaluation_table(found: Mapping[str, Any]) -> Table:
+    """What ``loopwise evaluate`` measured."""
+    table = Table(box=None, padding=(0, 2))
+    for title in ("", "measure", "value", "95% interval", "n"):
+        table.add_column(title, justify="left" if title in ("", "measure") else "right", overflow="fold")
+    for result in found["results"]:
+        name = result["name"]
+        for measure, figure in result["figures"].items():
+            if measure == "reward" and _says_nothing_new(result["figures"]):
+                continue
+            show = _share if _is_share_of_problems(measure) else _three
+            interval = f"{show(figure['ci95'][0])} to {show(figure['ci95'][1])}" if figure["ci95"] else "–"
+            table.add_row(
+                Text(name), MEASURES.get(measure, measure), show(figure["value"]), interval, f"{figure['n']:,}"
+            )
+            name = ""
+    return table
+
+
+MEASURES = {
+    "likelihood": "log-probability a token of the right answers",
+    "bits_per_byte": "bits per byte",
+    "nats_per_token": "nats per token",
+}
+
+
+def _is_share_of_problems(measure: str) -> bool:
+    return measure == "accuracy" or measure.startswith("pass@")
+
+
+def _says_nothing_new(figures: Mapping[str, Any]) -> bool:
+    """Whether the mean reward is the share of passes."""
+    return any(figures.get(name, {}).get("value") == figures["reward"]["value"] for name in ("accuracy", "pass@1"))
+
+
+def _three(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def recipe_table(recipes: Sequence[ShippedRecipe]) -> Table:
+    """What ``loopwise recipes list`` shows."""
+    table = Table(box=None, padding=(0, 2))
+    for title in ("recipe", "command", "time", "what it does"):
+        table.add_column(title, overflow="fold")
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.command, recipe.time or "–", Text(recipe.summary))
+    return table
+
+
+# Model text is untrusted: an escape sequence could retitle the terminal or rewrite what is above, and a change of
+# direction could show a line in another order than it has.
+_CONTROLS = [*(set(range(32)) - {ord("\n"), ord("\t")}), *range(127, 160), 0x2028, 0x2029]
+_DIRECTIONS = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_VISIBLE = {code: chr(code).encode("unicode_escape").decode() for code in (*_CONTROLS, *_DIRECTIONS)}
+_IN_JSON = {code: f"\\u{code:04x}" for code in (*range(127, 160), 0x2028, 0x2029, *_DIRECTIONS)}
+
+
+def visible(text: str) -> str:
+    r"""Text with its control characters, line breaks and tabs apart, written as escapes such as ``\x1b``."""
+    return text.translate(_VISIBLE)
+
+
+def writer(stream: TextIO) -> Callable[[str], None]:
+    """A function that writes text at once: made ``visible`` on a terminal, as it is into a file or pipe."""
+    clean = visible if stream.isatty() else str
+
+    def write(text: str) -> None:
+        stream.write(clean(text))
+        stream.flush()
+
+    return write
+
+
+def plain_json(value: Any) -> str:
+    """Strict JSON on one line that a terminal can show: no character in it is a control character."""
+    return to_json(value).translate(_IN_JSON)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,15 @@ IMPROVE = {
     "gate": {"metric": "reward", "enabled": True},
     "problems": 300,
     "samples": 4,
+    "rounds": 3,
+}
+PRETRAIN = {
+    "model": {"create": "llama"},
+    "data": {"train": [{"path": "poems.json", "weight": 1.0}], "dev": 0.1, "test": 0.1, "deduplicate": "exact"},
+    "update": {"steps": 60, "batch_size": 16, "window": 64},
+    "prompts": ["", "床前"],
+    "sampling": {"max_tokens": 48, "temperature": 0.8},
+    "gate": {"metric": "likelihood", "enabled": True},
     "rounds": 3,
 }
 Scores = Sequence[float]
@@ -76,7 +86,7 @@ class Recorder:
 
     def draw(self, number: int, phase: str, count: int = 4) -> list[str]:
         """Four samples of each prompt, the even ones judged right; returns the ids of those."""
-        if phase == "watch" and "problems" not in self.config:
+        if phase == "watch" and not {"problems", "prompts"} & set(self.config):
             return []
         place = Place(self.run_id, number, 0, phase)
         samples = [
@@ -124,6 +134,14 @@ def figures(values: Scores) -> dict[str, Any]:
     judged = given[~np.isnan(given)]
     low, high = mean_interval(given)
     return {"accuracy": float(judged.mean()) if judged.size else float("nan"), "ci95": [low, high], "n": judged.size}
+
+
+def text_figures(values: Scores, window: int = 64, bytes: int = 7543) -> dict[str, Any]:
+    """A pretraining stage's figures: ``values`` are mean log-probabilities a token of windows of equal length."""
+    nats, tokens = -float(np.mean(values)), window * len(values)
+    bits = nats * tokens / math.log(2) / bytes
+    figures_of = {"nats_per_token": nats, "perplexity": math.exp(nats), "bits_per_byte": bits}
+    return {**figures(values), **figures_of, "tokens": tokens, "bytes": bytes}
 
 
 def summarise(run_id: str, stages: Mapping[str, Any], task: str = "addition") -> dict[str, Any]:

@@ -8,15 +8,17 @@ from tests.report.finished_runs import IMPROVE, Recorder, figures, scores, summa
 
 from loopwise.report.content import gather
 from loopwise.report.samples import LONGEST, spread, text
+from loopwise.report.source import Source
+from loopwise.report.wording import reading
 from loopwise.runs.journal import Journal
 
 
-def gathered(journal, tmp_path, summary):
-    return gather(journal, tmp_path, summary)
+def gathered(journal, out, summary):
+    return gather(Source.read(journal, out, summary))
 
 
 def test_an_improved_run(journal, improved):
-    content = gather(journal, improved.out, improved.summary)
+    content = gathered(journal, improved.out, improved.summary)
     assert content.outcome.verdict.kind == "gain"
     assert [stage.value for stage in content.outcome.stages] == ["10.0%", "20.0%", "90.0%"]
     assert [(point.round, point.mark) for point in content.curves[0].points] == [
@@ -36,7 +38,7 @@ def test_an_improved_run(journal, improved):
 
 
 def test_the_example_and_the_training_samples(journal, improved):
-    content = gather(journal, improved.out, improved.summary)
+    content = gathered(journal, improved.out, improved.summary)
     assert (content.story.example.count, content.story.example.passed, content.story.example.kept) == (4, 2, 2)
     assert [entry.round for entry in content.training] == [1, 2, 3]
     assert {shown.answer.status for shown in content.training[0].kept} == {"kept"}
@@ -101,11 +103,11 @@ def test_gold_overrules_the_reward_and_is_shown(journal, tmp_path):
 
 
 def test_cautions_name_a_perfect_checker_and_a_missing_control(journal, tmp_path, improved):
-    with_control = " ".join(gather(journal, improved.out, improved.summary).details.cautions)
+    with_control = " ".join(gathered(journal, improved.out, improved.summary).details.cautions)
     assert "exact_match compares each answer with the true one" in with_control
     assert "No control was run" not in with_control
     del improved.summary["stages"]["control"]
-    assert "No control was run" in " ".join(gather(journal, tmp_path, improved.summary).details.cautions)
+    assert "No control was run" in " ".join(gathered(journal, tmp_path, improved.summary).details.cautions)
 
 
 def test_a_prompt_state_and_events_are_told(journal, improved):
@@ -113,14 +115,14 @@ def test_a_prompt_state_and_events_are_told(journal, improved):
     state = json.dumps({"system": "Réponds 中文"}, ensure_ascii=False)
     (improved.out / "model" / "prompt_state.json").write_text(state, encoding="utf-8")
     journal.add_event("improve", 1, "warning", "checkpoint r1 is damaged")
-    details = gather(journal, improved.out, improved.summary).details
+    details = gathered(journal, improved.out, improved.summary).details
     assert details.prompt_state == state
     assert details.events == (("warning", "checkpoint r1 is damaged"),)
 
 
 def test_an_unknown_run_is_an_error(journal, tmp_path):
     with pytest.raises(ValueError, match='no run "improve"'):
-        gather(journal, tmp_path, summarise("improve", {}))
+        gathered(journal, tmp_path, summarise("improve", {}))
 
 
 def test_only_what_is_shown_is_read(journal, tmp_path, monkeypatch):
@@ -144,6 +146,14 @@ def test_only_what_is_shown_is_read(journal, tmp_path, monkeypatch):
     assert (len(rounds), rounds[0], rounds[-1]) == (13, 0, 30)
     assert [entry.round for entry in content.training] == spread(range(1, 31), 4)
     assert len(rows) < 31 * 4
+
+
+def test_prompts_in_shorthand_are_explained():
+    assert "12 + 50" in reading("addition", "21+05=")
+    assert "written 260." in reading("addition", "21+05=")
+    assert reading("sorting", "loop=").endswith("in alphabetical order: loop.")
+    assert reading("sorting", "what is 1+1=") is None
+    assert reading("rows.jsonl", "21+05=") is None
 
 
 def test_spread_keeps_the_ends():

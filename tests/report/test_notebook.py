@@ -54,6 +54,15 @@ def test_live_report_follows_the_rounds(cell):
     assert "round 2 of 12, dev –, rolled back, 8.8 s" in cell.shown[-1]
 
 
+def test_live_report_of_pretraining_shows_loss_for_rewards(cell, monkeypatch):
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, title, **style: titles.append(title))
+    live = LiveReport()
+    live.run_started("pretrain", 2, 0)
+    live.round_finished("pretrain", summary(1, reward=None, kept=0, dev_accuracy=-2.31, **{"update/loss": 2.5}))
+    assert titles == ["held-out log-probability a token", "training loss"]
+
+
 def test_live_report_escapes_notes(cell):
     LiveReport().note("warning", "<script>alert(1)</script>")
     assert "warning: &lt;script&gt;" in cell.shown[-1]

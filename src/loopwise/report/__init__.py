@@ -20,11 +20,14 @@ def write_report(out: Path, summary: Mapping[str, Any]) -> Path:
     """
     # What draws and fills in templates takes a second to import, which `loopwise --help` need not wait for.
     from loopwise.report.content import gather
-    from loopwise.report.page import render
+    from loopwise.report.page import render, render_text
+    from loopwise.report.pretraining import gather_text
+    from loopwise.report.source import PRETRAIN, Source
     from loopwise.runs.files import replace_file
 
     with Journal.open(out / JOURNAL, read_only=True) as journal:
-        page = render(gather(journal, out=out, summary=summary))
+        source = Source.read(journal, out, summary)
+        page = render_text(gather_text(source)) if source.kind == PRETRAIN else render(gather(source))
     replace_file(out / REPORT, lambda temporary: _write(temporary, page))
     return out / REPORT
 

@@ -1,32 +1,17 @@
-"""What a report says, gathered from the journal into plain dataclasses, nothing of it formatted as HTML."""
+"""What a report on tuning or the loop says, gathered into plain dataclasses, nothing of it formatted as HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from loopwise.report import numbers, wording
+from loopwise.report import wording
 from loopwise.report.details import Details, details
-from loopwise.report.history import History, Mark, Point, mark
-from loopwise.report.measures import Measure
+from loopwise.report.gate_log import GateLog, gate_log
+from loopwise.report.history import Curve, History
 from loopwise.report.result import Outcome, outcome
-from loopwise.report.samples import Example, TrainingRound, Watched, example, text, training, watched
+from loopwise.report.samples import Example, TrainingRound, Watched, example, training, watched
 from loopwise.report.series import Series, series
-from loopwise.report.source import Source
-from loopwise.runs.journal import Journal
-from loopwise.runs.rows import DecisionRow
-
-
-@dataclass(frozen=True)
-class Heading:
-    """Which run this is."""
-
-    task: str
-    seed: int
-    started: str
-    wall: str
+from loopwise.report.source import Heading, Source
 
 
 @dataclass(frozen=True)
@@ -37,38 +22,6 @@ class Story:
     steps: tuple[wording.Step, ...]
     example: Example | None
     reading: str | None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Dev figures of a run, round by round, in the colour of stage ``key``."""
-
-    key: str
-    name: str
-    points: tuple[Point, ...]
-
-
-@dataclass(frozen=True)
-class GateRow:
-    """What the gate decided on a round, in figures ready to be read."""
-
-    round: int
-    mark: Mark
-    before: str
-    after: str
-    difference: str
-    upper: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class GateLog:
-    """All decisions; ``splits`` were looked at for each, dev in all ``dev_uses`` times."""
-
-    rows: tuple[GateRow, ...]
-    splits: tuple[str, ...]
-    enabled: bool
-    dev_uses: int
 
 
 @dataclass(frozen=True)
@@ -87,13 +40,12 @@ class Content:
     details: Details
 
 
-def gather(journal: Journal, out: Path, summary: Mapping[str, Any]) -> Content:
-    """Everything a report on the run of ``summary`` says. Raises ValueError where the journal has no such run."""
-    source = Source.read(journal, out, summary)
-    result = outcome(source)
+def gather(source: Source) -> Content:
+    """Everything the report says."""
+    journal, result = source.journal, outcome(source)
     asked = [0, *(row.round for row in source.history.rounds)] if source.drawn else []
     return Content(
-        heading=_heading(source),
+        heading=source.heading,
         outcome=result,
         story=_story(source),
         curves=_curves(source),
@@ -101,17 +53,8 @@ def gather(journal: Journal, out: Path, summary: Mapping[str, Any]) -> Content:
         watched=watched(journal, source.run_id, asked, source.threshold, source.has_gold),
         gold_shown=source.has_gold,
         training=training(journal, source.run_id, source.drawn, source.threshold),
-        gate=_gate(source),
-        details=details(source, result.held_out),
-    )
-
-
-def _heading(source: Source) -> Heading:
-    return Heading(
-        task=source.task,
-        seed=int(source.summary["seed"]),
-        started=f"{source.history.run.created:%Y-%m-%d %H:%M} UTC",
-        wall=numbers.duration(numbers.finite(source.summary.get("wall_seconds"))),
+        gate=gate_log(source),
+        details=details(source, _cautions(source, result.held_out)),
     )
 
 
@@ -143,25 +86,5 @@ def _series(source: Source) -> tuple[Series, ...]:
     return (truth, *logged) if truth else logged
 
 
-def _gate(source: Source) -> GateLog:
-    decisions = source.history.decisions
-    decided = sum(row.decision.n > 0 for row in decisions)
-    return GateLog(
-        rows=tuple(_gate_row(row, source.measure) for row in decisions),
-        splits=tuple(dict.fromkeys(split for row in decisions for split in row.decision.splits)),
-        enabled=bool(source.config.get("gate", {}).get("enabled", True)),
-        dev_uses=decided + 1 if decided else 0,
-    )
-
-
-def _gate_row(row: DecisionRow, measure: Measure) -> GateRow:
-    decision = row.decision
-    return GateRow(
-        round=row.round,
-        mark=mark(row),
-        before=measure.value(decision.incumbent),
-        after=measure.value(decision.candidate),
-        difference=measure.difference(decision.difference),
-        upper=measure.difference(decision.upper),
-        reason=text(decision.reason).whole,
-    )
+def _cautions(source: Source, held_out: int) -> tuple[str, ...]:
+    return wording.cautions(source.config, list(source.stages), source.split, held_out, source.parts)

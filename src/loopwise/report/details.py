@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import yaml
 
-from loopwise.report import numbers, wording
+from loopwise.report import numbers
 from loopwise.report.samples import text
 from loopwise.report.source import Source
 
 _MOST_EVENTS = 20
+OWN_MODEL_TYPE = "loopwise_lstm"
+"""The model type of models/lstm.py, which cannot be imported without torch."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,26 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Details:
-    """``budget``, ``versions`` and ``events`` are rows of two cells."""
+    """``budget``, ``versions`` and ``events`` are rows of two cells.
+
+    ``own_shape``: transformers knows the model's shape only once loopwise registers it.
+    """
 
     cautions: tuple[str, ...]
     budget: tuple[tuple[str, str], ...]
     versions: tuple[tuple[str, str], ...]
     runs: tuple[RunConfig, ...]
     prompt_state: str | None
+    own_shape: bool
     events: tuple[tuple[str, str], ...]
 
 
-def details(source: Source, held_out: int) -> Details:
-    """``held_out`` problems are what the verdict rests on."""
+def details(source: Source, cautions: tuple[str, ...]) -> Details:
+    """The details of a run, of which a reader should be careful about ``cautions``."""
     events = source.journal.events(source.run_id)[-_MOST_EVENTS:]
     return Details(
-        cautions=wording.cautions(source.config, list(source.stages), source.split, held_out, source.parts),
-        budget=_budget(source.summary.get("budget", {})),
+        cautions=cautions,
+        budget=_budget(source.summary.get("budget", {}), judged=bool(source.parts)),
         versions=tuple((str(name), str(version)) for name, version in source.history.run.versions.items()),
         runs=tuple(
             RunConfig(
@@ -59,18 +66,19 @@ def details(source: Source, held_out: int) -> Details:
             for run in source.journal.runs()
         ),
         prompt_state=_prompt_state(source.out),
+        own_shape=_own_shape(source.out),
         events=tuple((event.level, text(event.message).whole) for event in events),
     )
 
 
-def _budget(spent: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _budget(spent: Mapping[str, Any], *, judged: bool) -> tuple[tuple[str, str], ...]:
     def figure(name: str) -> float:
         return numbers.finite(spent.get(name))
 
     return (
         ("Tokens generated", numbers.amount(figure("tokens_generated"))),
         ("Tokens trained on", numbers.amount(figure("tokens_trained"))),
-        ("Answers judged", numbers.amount(figure("judge_calls"))),
+        *([("Answers judged", numbers.amount(figure("judge_calls")))] if judged else []),
         ("Arithmetic", f"{numbers.amount(figure('flops'))} operations"),
         ("Computing time", numbers.duration(figure("seconds"))),
     )
@@ -83,3 +91,8 @@ def _yaml(config: Mapping[str, Any]) -> str:
 def _prompt_state(out: Path) -> str | None:
     file = out / "model" / "prompt_state.json"
     return text(file.read_text(encoding="utf-8")).whole if file.is_file() else None
+
+
+def _own_shape(out: Path) -> bool:
+    file = out / "model" / "config.json"
+    return file.is_file() and str(json.loads(file.read_text(encoding="utf-8")).get("model_type")) == OWN_MODEL_TYPE

@@ -14,30 +14,37 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loopwise.report.content import Curve
-    from loopwise.report.history import Point
+    from loopwise.report.history import Curve, Point
     from loopwise.report.series import Series
 
 WIDE, NARROW, SMALL = (1000, 400), (360, 300), (240, 130)
-_STAGES = ("untrained", "base", "control", "control_unfiltered", "control_gold", "improved", "tuned")
+_STAGES = (
+    *("untrained", "base", "ngram", "training", "control", "control_unfiltered", "control_gold"),
+    *("improved", "tuned", "pretrained"),
+)
 _VARIABLES = ("ink", "muted", "line", "card", "lost", *_STAGES)
 _COLOURS = {name: f"#0102{place:02x}" for place, name in enumerate(_VARIABLES)}
 _CROWDED = 60
+_DECIMALS = 3
 _STEPS = (1, 2, 2.5, 5, 10)
 
 
-def progress_figure(curves: Sequence[Curve], *, share: bool, size: tuple[int, int]) -> str:
-    """Dev figures per round with their intervals, the base as a line, and the gate's decisions as marks."""
+def progress_figure(curves: Sequence[Curve], *, share: bool, size: tuple[int, int], floor: float | None = None) -> str:
+    """Dev figures per round with their intervals, and the gate's decisions as marks.
+
+    A line stands at the ``floor`` of the n-gram model, or else where the run started.
+    """
     narrow = size[0] < 500
     figure, axes = _start(size, (46, 6, 42, 8) if narrow else (56, 10, 46, 10))
     for curve in reversed(curves):
         main = curve is curves[0]
         _draw_curve(axes, curve, main=main, narrow=narrow)
     start = curves[0].points[0]
-    if start.mark == "base":
-        axes.axhline(start.value, color=_COLOURS["base"], linewidth=1.3, dashes=(5, 4), zorder=1)
+    level = (floor, "ngram") if floor is not None else (start.value, "base") if start.mark == "base" else None
+    if level:
+        axes.axhline(level[0], color=_COLOURS[level[1]], linewidth=1.3, dashes=(5, 4), zorder=1)
     points = [point for curve in curves for point in curve.points]
-    _limit(axes, [v for p in points for v in (p.low, p.high, p.value)], share)
+    _limit(axes, [*(v for p in points for v in (p.low, p.high, p.value)), *(level or ())[:1]], share)
     axes.set_xlabel("round", color=_COLOURS["muted"], fontsize=12)
     _finish_axes(axes, share, ticks=6 if narrow else 14, fontsize=12 if narrow else 13)
     return _svg(figure, f"progress-{size[0]}", "Held-out figures per round")
@@ -146,8 +153,17 @@ def _level(value: float, share: bool, axes: Any) -> str:
     step = (high - low) * (100 if share else 1) / 5
     decimals = min(6, max(0, math.ceil(-math.log10(step)))) if step > 0 else 0
     shown = 100 * value if share else value
-    text = f"{shown:,.{decimals}f}".replace("-", "−")
+    # More decimals would not fit beside the axis.
+    text = f"{shown:,.{decimals}f}" if decimals <= _DECIMALS else _scientific(shown)
+    text = text.replace("-", "−")
     return f"{text}%" if share else text
+
+
+def _scientific(value: float) -> str:
+    if not value:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    return f"{value / 10**exponent:.3g}e{exponent}"
 
 
 def _svg(figure: Any, name: str, label: str) -> str:

@@ -17,7 +17,9 @@ from loopwise.report.series import Series
 from loopwise.runs.journal import Journal, Place
 from loopwise.runs.rows import DecisionRow, EvaluationRow, RoundRow, RunRow
 
-Mark = Literal["base", "best", "accepted", "rolled back"]
+Mark = Literal["base", "best", "accepted", "rolled back", "none"]
+NGRAM = "ngram"
+"""The stage of the n-gram model beside a pretraining run, which is no round's."""
 _GOLD_ROUNDS = 7
 
 
@@ -30,6 +32,15 @@ class Point:
     low: float
     high: float
     mark: Mark
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Figures of a run, round by round, in the colour of stage ``key``."""
+
+    key: str
+    name: str
+    points: tuple[Point, ...]
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class History:
 
     @cached_property
     def _measured(self) -> Mapping[tuple[int, str], EvaluationRow]:
-        return {(row.round, row.evaluation.split): row for row in self.evaluations}
+        return {(row.round, row.evaluation.split): row for row in self.evaluations if row.stage != NGRAM}
 
     def evaluation(self, number: int, split: str, mean: float) -> EvaluationRow | None:
         """The evaluation of round ``number``, or the earlier one of the same policy, known by its ``mean``."""
@@ -70,20 +81,21 @@ class History:
             return row
         alike = [
             row
-            for row in self.evaluations
+            for row in self._measured.values()
             if row.evaluation.split == split and row.round <= number and row.evaluation.mean == mean
         ]
         return max(alike, key=lambda row: row.round, default=None)
 
     def standing(self, stage: Mapping[str, Any], split: str, number: int) -> Standing | None:
         """A stage of the summary on a split, with the scores of the round that it is the model of."""
-        figures = stage.get(split)
-        if not figures:
+        if not (figures := stage.get(split)):
             return None
-        value = numbers.finite(figures["accuracy"])
-        low, high = (numbers.finite(bound) for bound in figures["ci95"])
-        row = self.evaluation(number, split, value)
-        return Standing(value, low, high, int(figures["n"]), row.evaluation.scores if row else None)
+        return _standing(figures, self.evaluation(number, split, numbers.finite(figures["accuracy"])))
+
+    def floor(self, stage: Mapping[str, Any], split: str) -> Standing | None:
+        """The n-gram model's stage of the summary on a split, with its scores."""
+        rows = (row for row in self.evaluations if row.stage == NGRAM and row.evaluation.split == split)
+        return _standing(stage[split], next(rows, None)) if split in stage else None
 
     def dev(self) -> tuple[Point, ...]:
         """Base and candidates on dev, round by round."""
@@ -125,3 +137,9 @@ class History:
 def mark(row: DecisionRow) -> Mark:
     """What became of a round's candidate."""
     return "best" if row.decision.best else "accepted" if row.decision.accepted else "rolled back"
+
+
+def _standing(figures: Mapping[str, Any], row: EvaluationRow | None) -> Standing:
+    low, high = (numbers.finite(bound) for bound in figures["ci95"])
+    scores = row.evaluation.scores if row else None
+    return Standing(numbers.finite(figures["accuracy"]), low, high, int(figures["n"]), scores)

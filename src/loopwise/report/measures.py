@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,31 +14,37 @@ from loopwise.report import numbers
 Kind = Literal["gain", "none", "loss", "unmeasured"]
 # A two-sided 95% interval is two one-sided bounds of 97.5%.
 _ONE_SIDED = 0.975
+_MOST_NATS = 700.0
 
 
 @dataclass(frozen=True)
 class Measure:
     """What the held-out figures are: a ``share`` of problems, a mean ``reward``, or a mean log-``likelihood``.
 
+    ``nats`` are log-likelihoods of plain text, written as the nats a token that they cost: less is better.
     ``passed`` says what a problem of the share is: "right" or "passing"; ``noun`` what the problems are called.
     """
 
-    kind: Literal["share", "reward", "likelihood"]
+    kind: Literal["share", "reward", "likelihood", "nats"]
     passed: str
     noun: str
 
     @property
     def title(self) -> str:
         """What a column of such figures is headed with."""
-        names = {"share": f"Share {self.passed}", "reward": "Mean reward"}
+        names = {"share": f"Share {self.passed}", "reward": "Mean reward", "nats": "Nats a token"}
         return names.get(self.kind, "Mean log-probability a token")
 
     def value(self, value: float) -> str:
         """A figure with its unit."""
+        if self.kind == "nats":
+            return numbers.fixed(-value, 3)
         return numbers.percent(value) if self.kind == "share" else numbers.figure(value)
 
     def difference(self, value: float) -> str:
         """A signed difference of two figures."""
+        if self.kind == "nats":
+            return numbers.fixed(-value, 4, signed=True)
         return numbers.points(value) if self.kind == "share" else numbers.figure(value, signed=True)
 
     def level(self, value: float) -> str:
@@ -46,7 +53,13 @@ class Measure:
             "share": f"{self.value(value)} {self.passed}",
             "reward": f"a mean reward of {self.value(value)}",
             "likelihood": f"a mean log-probability of {self.value(value)} a token",
+            "nats": f"{self.value(value)} nats a token",
         }[self.kind]
+
+    def aside(self, value: float) -> str:
+        """A log-likelihood as a perplexity, for those who know that better; nothing for other figures."""
+        likely = self.kind == "likelihood" and numbers.known(value) and value > -_MOST_NATS
+        return f"perplexity {numbers.figure(math.exp(-value))}" if likely else ""
 
     def change(self, before: float, after: float) -> str:
         """Two figures in a sentence."""

@@ -53,6 +53,11 @@ def figure(value: float, *, signed: bool = False) -> str:
     return _minus(text)
 
 
+def fixed(value: float, decimals: int, *, signed: bool = False) -> str:
+    """A figure with this many decimals, as a column of like figures wants them."""
+    return _minus(f"{value:{'+' if signed else ''}z.{decimals}f}") if known(value) else DASH
+
+
 def whole(value: float) -> str:
     """A count with separators."""
     return f"{value:,.0f}" if known(value) else DASH

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from importlib import resources
+from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from loopwise.report.content import Content
 from loopwise.report.figures import NARROW, WIDE, progress_figure, small_figure
+from loopwise.report.pretraining import TextContent
 
 
 def render(content: Content) -> str:
-    """The report as one HTML page."""
-    folder = resources.files("loopwise.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
+    """The report on tuning or on the loop as one HTML page."""
     share = content.outcome.measure.kind == "share"
     pictures = [progress_figure(content.curves, share=share, size=size) for size in (WIDE, NARROW) if content.curves]
-    return template.render(
+    return _page("report.html.j2", content, pictures)
+
+
+def render_text(content: TextContent) -> str:
+    """The report on pretraining as one HTML page."""
+    curves, floor = content.curves, content.floor
+    pictures = [progress_figure(curves, share=False, size=size, floor=floor) for size in (WIDE, NARROW) if curves]
+    return _page("pretrain.html.j2", content, pictures)
+
+
+def _page(template: str, content: Any, pictures: list[str]) -> str:
+    loader = PackageLoader("loopwise", "report")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
+    )
+    return environment.get_template(template).render(
         content=content,
-        style=Markup((folder / "style.css").read_text(encoding="utf-8")),
+        style=Markup((resources.files("loopwise.report") / "style.css").read_text(encoding="utf-8")),
         progress=[Markup(picture) for picture in pictures],
         multiples=[(series, Markup(small_figure(series))) for series in content.series],
     )

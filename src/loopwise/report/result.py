@@ -14,12 +14,16 @@ from loopwise.report.verdict import Evidence, Verdict, judge
 
 @dataclass(frozen=True)
 class Stage:
-    """A row of the table of stages. ``left``, ``width``, ``whisker`` place its bar, in percent of the track."""
+    """A row of the table of stages. ``left``, ``width``, ``whisker`` place its bar, in percent of the track.
+
+    ``aside`` is the same figure in other words.
+    """
 
     key: str
     name: str
     what: str
     value: str
+    aside: str
     interval: str
     left: float
     width: float
@@ -117,6 +121,7 @@ def _stages(standings: Mapping[str, Standing], measure: Measure) -> tuple[Stage,
                 name=name,
                 what=what.format(noun=measure.noun),
                 value=measure.value(entry.value),
+                aside=measure.aside(entry.value),
                 interval=f"{measure.value(entry.low)} to {measure.value(entry.high)}" if known else "",
                 left=place(entry.value),
                 width=place(entry.value) if is_bar else 0.0,

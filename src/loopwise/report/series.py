@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from loopwise.report import numbers
+from loopwise.runs.rows import StepRow
+
+_POINTS = 100
 
 
 @dataclass(frozen=True)
 class Series:
-    """A small chart: lines of ``(label, values)`` over ``rounds``, NaN where there is none."""
+    """A small chart: lines of ``(label, values)`` over ``rounds`` (or optimizer steps), NaN where there is none."""
 
     title: str
     hint: str
@@ -52,6 +57,30 @@ def series(rounds: Sequence[tuple[int, Mapping[str, Any]]], parts: Sequence[str]
         if known and (any(known) or not chart.telling):
             drawn.append(Series(chart.title, chart.hint, tuple(number for number, _ in rounds), lines, chart.share))
     return tuple(drawn)
+
+
+def step_series(steps: Sequence[StepRow]) -> tuple[Series, ...]:
+    """The charts of a run's optimizer steps, at most 100 points each; one without any figure is left out."""
+    size = max(1, -(-len(steps) // _POINTS))
+    each = "" if size == 1 else f" Each point is the mean of {size} steps."
+    places = tuple(range(size, len(steps) + size, size))
+    charts = (
+        ("Training loss", f"Nats a token, over the optimizer steps.{each}", "loss"),
+        ("Learning rate", f"AdamW’s, over the optimizer steps.{each}", "learning_rate"),
+        ("Gradient norm", f"Before clipping, over the optimizer steps.{each}", "grad_norm"),
+    )
+    drawn = []
+    for title, hint, name in charts:
+        values = np.array([numbers.finite(row.metrics.get(name)) for row in steps])
+        means = tuple(_mean(values[stop - size : stop]) for stop in places)
+        if any(map(numbers.known, means)):
+            drawn.append(Series(title, hint, tuple(min(stop, len(steps)) for stop in places), ((name, means),)))
+    return tuple(drawn)
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
 
 
 def _charts(parts: Sequence[str], k: int) -> list[_Chart]:

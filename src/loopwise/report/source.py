@@ -9,12 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from loopwise.evaluate.rules import RULES
-from loopwise.report import wording
+from loopwise.report import numbers, wording
 from loopwise.report.history import History
 from loopwise.report.measures import Measure
 from loopwise.runs.journal import Journal
 
-_SPLITS = ("test", "dev")
+PRETRAIN = "pretrain"
+SPLITS = ("test", "dev")
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Which run this is."""
+
+    task: str
+    seed: int
+    started: str
+    wall: str
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,20 @@ class Source:
         if history is None:
             raise ValueError(f'{out}: the journal has no run "{run_id}". Write the report of a run that it has.')
         return cls(journal, out, summary, history, tuple(journal.reward_parts(run_id)))
+
+    @property
+    def heading(self) -> Heading:
+        return Heading(
+            task=self.task,
+            seed=int(self.summary["seed"]),
+            started=f"{self.history.run.created:%Y-%m-%d %H:%M} UTC",
+            wall=numbers.duration(numbers.finite(self.summary.get("wall_seconds"))),
+        )
+
+    @property
+    def kind(self) -> str:
+        """The command that the run is of: pretrain, tune or improve."""
+        return self.history.run.kind
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -74,6 +99,8 @@ class Source:
         """What the held-out figures are."""
         rewards = [reward.get("use") for reward in self.config.get("rewards", ())]
         checked = bool(rewards) and all(name in RULES and RULES[name].uses_reference for name in rewards)
+        if self.kind == PRETRAIN:
+            return Measure("nats", "", "windows")
         noun, passed = wording.noun(self.task), "right" if checked else "passing"
         if self.config.get("gate", {}).get("metric") == "likelihood":
             return Measure("likelihood", passed, noun)
@@ -82,12 +109,13 @@ class Source:
     @property
     def ends(self) -> tuple[str, str]:
         """The stages a verdict compares: where the run started, and its result."""
-        if "tuned" in self.stages:
-            return ("base" if "base" in self.stages else "untrained"), "tuned"
+        for result in ("tuned", "pretrained"):
+            if result in self.stages:
+                return ("base" if "base" in self.stages else "untrained"), result
         return "base", "improved"
 
     @property
     def split(self) -> str:
         """The split both of these were measured on: test where there is one, else dev, else none ("")."""
         first, last = (self.stages.get(stage, {}) for stage in self.ends)
-        return next((split for split in _SPLITS if split in first and split in last), "")
+        return next((split for split in SPLITS if split in first and split in last), "")

@@ -36,7 +36,7 @@ UPDATES = {
     "none": "It trained {steps} steps on the labelled {noun} alone.",
 }
 
-NOUNS = {"addition": "sums"}
+NOUNS = {"addition": "sums", "sorting": "words"}
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,13 @@ def noun(task: str) -> str:
 
 def reading(task: str, prompt: str) -> str | None:
     """What a task's shorthand prompt means, where it needs saying."""
-    found = re.fullmatch(r"(\d{3})\+(\d{3})=", prompt) if task == "addition" else None
+    if task == "sorting" and (word := re.fullmatch(r"([a-z]+)=", prompt)):
+        return f"{prompt} asks for the letters of “{word[1]}” in alphabetical order: {''.join(sorted(word[1]))}."
+    found = re.fullmatch(r"(\d+)\+(\d+)=", prompt) if task == "addition" else None
     if found is None:
         return None
     first, second = (int(digits[::-1]) for digits in found.groups())
-    answer = f"{first + second:04d}"[::-1]
+    answer = f"{first + second:0{len(found[1]) + 1}d}"[::-1]
     return (
         f"{prompt} asks for {first} + {second}. Numbers are written backwards, units first, "
         f"so the right answer, {first + second}, is written {answer}."
@@ -70,12 +72,12 @@ def opening(kind: str, rounds: int, label_free: bool) -> str:
     if kind == "tune":
         return (
             f"A language model was fine-tuned: it was shown problems together with their answers, in "
-            f"{_rounds(rounds)}. After each it was measured on problems kept apart from training."
+            f"{counted(rounds, 'round')}. After each it was measured on problems kept apart from training."
         )
     eye = "Nothing that it learned from had seen a true answer." if label_free else ""
     return (
-        f"A language model practised on its own: in {_rounds(rounds)} it tried new problems, its answers were judged, "
-        f"and it learned from the good ones. Nobody wrote those answers for it. {eye}"
+        f"A language model practised on its own: in {counted(rounds, 'round')} it tried new problems, its answers were "
+        f"judged, and it learned from the good ones. Nobody wrote those answers for it. {eye}"
     ).strip()
 
 
@@ -153,5 +155,6 @@ def _reward_cautions(config: Mapping[str, Any], reward_names: Sequence[str]) -> 
     return found
 
 
-def _rounds(count: int) -> str:
-    return f"{count} round" if count == 1 else f"{count} rounds"
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: 1 round, 2 rounds."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -17,7 +17,7 @@ from typing import Any
 
 from loopwise.config import ImproveRecipe
 from loopwise.errors import ControlError, DiskFullError, LoopwiseError
-from loopwise.session import Observer
+from loopwise.observer import Observer
 
 KEEPS = {"labelled": "none", "unfiltered": "all", "gold": "gold"}
 MOST_SHOWN = 2000

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from loopwise.config import ImproveRecipe, TuneRecipe, config_hash, load_recipe
 from loopwise.errors import ResumeError
+from loopwise.observer import Observer
 from loopwise.results import Result
 from loopwise.runtime import versions
-from loopwise.session import Observer, recorded_threads
 from loopwise.stages import finetune, improve
+from loopwise.starting import recorded_threads
 from loopwise.types import Budget
 from loopwise.workspace import Workspace, open_workspace
 
@@ -45,6 +46,7 @@ def demo(
         )
         _enter(workspace, seed, improving, all_controls, before.runtime.threads)
         stages, base = finetune.tune_in(workspace, before, observer)
+        workspace.store(lambda: workspace.journal.set_status(finetune.RUN_ID, "finished"))
         after = improve.prepare(stack, improving, before.runtime.threads, policy=base.incumbent, trial=False)
         ended = improve.improve_in(workspace, after, observer)
         stages = {"untrained": stages["untrained"], **ended.stages}

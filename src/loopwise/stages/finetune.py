@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from loopwise.blocks import SFTConfig
 from loopwise.config import TuneRecipe, load_recipe
-from loopwise.errors import ConfigError
+from loopwise.errors import DataError
 from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
+from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_fitting
+from loopwise.observer import Observer
 from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
-from loopwise.session import (
-    TRIAL_PROBLEMS,
-    Observer,
-    Parts,
-    Session,
-    Stages,
-    recorded_threads,
-    reward_fingerprint,
-    start_policy,
-    try_rewards,
-)
-from loopwise.tasks.streams import Streams, open_streams
-from loopwise.update.rows import labelled_rows
+from loopwise.session import Parts, Run, Stages
+from loopwise.starting import TRIAL_PROBLEMS, recorded_threads, reward_fingerprint, start_policy, texts_of, try_rewards
+from loopwise.tasks.base import SourceRows, Streams
+from loopwise.tasks.rewards import with_task_rewards
+from loopwise.tasks.streams import open_streams
+from loopwise.types import Problem
+from loopwise.update.rows import Encoding, encode_labelled
 from loopwise.update.sft import SFT
 from loopwise.workspace import Workspace, open_workspace
 
 RUN_ID = "tune"
+NEVER_CUT = SFTConfig()
+"""How held-out completions are encoded: whole, or refused."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,22 @@ class Prepared:
     base: Policy
     update: SFT
     feedback: RewardSum
+    encodings: Mapping[str, Encoding]
+
+    def as_run(self) -> Run:
+        """What the journal knows it as."""
+        parts = Parts(self.recipe, self.streams, self.runtime, self.update, LocalGenerator(self.runtime), self.feedback)
+        return Run(RUN_ID, "tune", parts, self.base, reward_fingerprint(self.recipe.rewards))
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """The rows to learn, source after source; ``sources`` and ``changed`` as SFT takes them."""
+
+    rows: tuple[TokenRow, ...]
+    sources: tuple[tuple[int, float], ...]
+    encodings: Mapping[str, Encoding]
+    changed: Callable[[int, int], TokenRow] | None
 
 
 def tune(
@@ -68,51 +84,78 @@ def tune(
         workspace = stack.enter_context(
             open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
         )
+        _tell(observer, prepared.encodings)
         stages, position = tune_in(workspace, prepared, observer)
-        return conclude(workspace, RUN_ID, recipe, stages, position, began)
+        rows = {name: asdict(replace(encoding, places=())) for name, encoding in prepared.encodings.items()}
+        return conclude(workspace, RUN_ID, recipe, stages, position, began, {"rows": rows})
 
 
 def tune_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tuple[Stages, Position]:
     """The rounds of a prepared recipe in an open workspace: figures before and after, and where they ended."""
     recipe = prepared.recipe
-    files = workspace.run(RUN_ID, recipe.runtime.keep_checkpoints)
-    fingerprint = {
-        **prepared.streams.fingerprint,
-        **reward_fingerprint(recipe.rewards),
-        "model": prepared.base.id,
-    }
-    files.enter("tune", recipe, fingerprint, prepared.runtime)
-    generator = LocalGenerator(prepared.runtime)
-    parts = Parts(recipe, prepared.streams, prepared.runtime, prepared.update, generator, prepared.feedback)
-    session = Session(parts, files, observer)
-    position = session.run(prepared.base)
+    session, position = prepared.as_run().go(workspace, observer)
     first = "untrained" if recipe.model.create else "base"
     stages = {
         first: session.stage(prepared.base, 0, first),
         "tuned": session.stage(position.incumbent, position.incumbent_round, "tuned"),
     }
-    workspace.store(lambda: workspace.journal.set_status(RUN_ID, "finished"))
     return stages, position
 
 
 def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) -> Prepared:
     """Resolve everything a recipe names. Writes nothing; reward workers are entered on ``stack``."""
-    if recipe.gate.metric == "reward" and not recipe.rewards:
-        raise ConfigError('key "gate.metric": reward needs rewards to measure. Add them, or use metric: likelihood.')
+    recipe = with_task_rewards(recipe)
     runtime = make_runtime(recipe.runtime, recipe.seed, threads)
     streams = open_streams(recipe.data, recipe.seed, supervised=True)
-    base = start_policy(recipe.model, runtime)
-    completions = [streams.completion(problem) for problem in streams.labelled]
-    rows = labelled_rows(base, streams.labelled, completions, recipe.update.max_length)
+    base = start_policy(recipe.model, runtime, lambda: texts_of(streams))
+    learned = _encode(base, streams, recipe)
     for name, problems in streams.held_out.items():
         if recipe.gate.metric == "reward":
             encode_fitting(base, problems, recipe.sampling.max_tokens, name)
         else:
-            labelled_rows(base, problems, [streams.completion(problem) for problem in problems], None)
+            encode_labelled(base, problems, list(map(streams.completion, problems)), NEVER_CUT)
     if recipe.rewards:
         check_sampling(base, runtime)
     feedback = load_feedback(recipe.rewards, reference_columns=streams.reference_columns, label_free=False)
     stack.enter_context(feedback)
     if recipe.rewards and threads is None:
         try_rewards(recipe, base, LocalGenerator(runtime), streams.labelled[:TRIAL_PROBLEMS], feedback)
-    return Prepared(recipe, runtime, streams, base, SFT(recipe.update, rows, recipe.rounds), feedback)
+    update = SFT(recipe.update, learned.rows, recipe.rounds, learned.sources, learned.changed)
+    return Prepared(recipe, runtime, streams, base, update, feedback, learned.encodings)
+
+
+def _encode(base: Policy, streams: Streams, recipe: TuneRecipe) -> _Learned:
+    rows: list[TokenRow] = []
+    problems: list[Problem] = []
+    sources: list[tuple[int, float]] = []
+    encodings: dict[str, Encoding] = {}
+    first = 0
+    for source in streams.sources or (SourceRows("rows", len(streams.labelled), 1.0),):
+        part = streams.labelled[first : first + source.count]
+        first += source.count
+        encoded, encoding = encode_labelled(base, part, list(map(streams.completion, part)), recipe.update)
+        encodings[source.name] = encoding
+        rows += encoded
+        problems += [part[place] for place in encoding.places]
+        sources.append((len(encoded), source.weight))
+
+    def changed(place: int, epoch: int) -> TokenRow:
+        """A row as augmentation makes it; one that it makes too long stays as it was where such rows are dropped."""
+        assert streams.augment is not None
+        problem = streams.augment(problems[place], epoch)
+        try:
+            return encode_labelled(base, [problem], [streams.completion(problem)], recipe.update)[0][0]
+        except DataError:
+            if recipe.update.too_long != "drop":
+                raise
+            return rows[place]
+
+    return _Learned(tuple(rows), tuple(sources), encodings, changed if streams.augment else None)
+
+
+def _tell(observer: Observer, encodings: Mapping[str, Encoding]) -> None:
+    """Say what became of rows that were not learned whole."""
+    for name, encoding in encodings.items():
+        for count, what in ((encoding.dropped, "left out, too long"), (encoding.truncated, "cut at the limit")):
+            if count:
+                observer.note("warning", f"{name}: {count:,} of {encoding.rows + encoding.dropped:,} rows {what}")

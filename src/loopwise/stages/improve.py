@@ -18,25 +18,20 @@ from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_fitting
+from loopwise.observer import Observer
 from loopwise.results import Result, conclude, write_policy
 from loopwise.runtime import Runtime, make_runtime, run_async
-from loopwise.session import (
-    TRIAL_PROBLEMS,
-    Observer,
-    Parts,
-    Session,
-    Stages,
-    recorded_threads,
-    reward_fingerprint,
-    start_policy,
-    try_rewards,
-)
+from loopwise.session import Parts, Run, Stages
 from loopwise.stages.controls import Figures, OneAtATime, SideRuns, control_recipe, failure_of, run_id, stage_name
-from loopwise.tasks.streams import Streams, open_streams
+from loopwise.starting import TRIAL_PROBLEMS, recorded_threads, reward_fingerprint, start_policy, texts_of, try_rewards
+from loopwise.tasks.base import Streams
+from loopwise.tasks.curriculum import check_curriculum
+from loopwise.tasks.rewards import with_task_rewards
+from loopwise.tasks.streams import open_streams
 from loopwise.types import Feedback, FeedbackSource, Generator, Sample, Update
 from loopwise.update.rft import RFT
 from loopwise.update.rows import labelled_rows
-from loopwise.workspace import RunFiles, Workspace, open_workspace
+from loopwise.workspace import Workspace, open_workspace
 
 RUN_ID = "improve"
 BASE = "base"
@@ -57,6 +52,23 @@ class Prepared:
     trial: tuple[Sample, ...]
     trial_feedback: Feedback
     own_parts: bool
+
+    def as_run(self, name: str) -> Run:
+        """What the journal knows as run ``name``."""
+        parts = Parts(
+            self.recipe,
+            self.streams,
+            self.runtime,
+            self.update,
+            self.generator,
+            self.feedback,
+            self.report,
+            watched=self.streams.watch,
+        )
+        rewards = (*self.recipe.rewards, *self.recipe.report_rewards) if self.own_parts else ()
+        origin = "from the recipe" if self.own_parts else "from Python"
+        fingerprint = {**reward_fingerprint(rewards), "update, generator and rewards": origin}
+        return Run(name, "improve", parts, self.base, fingerprint)
 
 
 @dataclass(frozen=True)
@@ -108,14 +120,14 @@ def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> 
     shared = OneAtATime(observer)
     workspace = replace(workspace, note=shared.note)
     _save_base(workspace, prepared)
-    _enter(prepared, workspace, RUN_ID)
+    prepared.as_run(RUN_ID).enter(workspace)
     beside = recipe.runtime.processes - 1 if prepared.own_parts else 0
     stages: Stages = {}
     failures: list[LoopwiseError] = []
     with SideRuns(workspace.out, max(1, beside), shared) as side:
         if beside:
             side.start(recipe.controls)
-        session, position = run_prepared(prepared, workspace, RUN_ID, shared)
+        session, position = prepared.as_run(RUN_ID).go(workspace, shared)
         stages["base"] = session.stage(prepared.base, 0, "base")
         for name in recipe.controls:
             if not beside:
@@ -132,7 +144,6 @@ def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> 
 def finish(workspace: Workspace, recipe: ImproveRecipe, ended: Ended, began: float) -> Result:
     """Write the result of the loop. Raises, after that, the error of a control that failed beside it."""
     result = conclude(workspace, RUN_ID, recipe, ended.stages, ended.position, began)
-    workspace.store(lambda: workspace.journal.set_status(RUN_ID, "finished"))
     if ended.failure is not None:
         raise ended.failure
     return result
@@ -154,6 +165,7 @@ def prepare(
     What has to be closed (reward workers) is entered on ``stack``.
     """
     _check_promises(recipe)
+    recipe = with_task_rewards(recipe)
     runtime = make_runtime(recipe.runtime, recipe.seed, threads)
     opened = open_streams(recipe.data, recipe.seed, supervised=False)
     streams = opened.without_references() if recipe.label_free else opened
@@ -168,12 +180,14 @@ def prepare(
     if recipe.report_rewards:
         report = stack.enter_context(load_feedback(recipe.report_rewards, reference_columns=columns, label_free=False))
     own_parts = rewards is None and update is None and generator is None
-    base = policy or start_policy(recipe.model, runtime)
+    base = policy or start_policy(recipe.model, runtime, lambda: texts_of(streams))
     generator = generator or LocalGenerator(runtime)
     if update is None:
         update = _update(recipe, streams, base)
     loop.check_needs(update, generator.offers)
     _check_rows(recipe, streams, base)
+    if recipe.curriculum:
+        check_curriculum(streams)
     if isinstance(generator, LocalGenerator):
         check_sampling(base, runtime)
     samples: tuple[Sample, ...] = ()
@@ -223,26 +237,9 @@ def _update(recipe: ImproveRecipe, streams: Streams, base: Policy) -> RFT:
     return RFT(recipe.update, labelled, recipe.samples, recipe.rounds, base, streams.completion)
 
 
-def run_prepared(prepared: Prepared, workspace: Workspace, name: str, observer: Observer) -> tuple[Session, Position]:
-    """Run (or go on with) one run of the journal to its end."""
-    recipe = prepared.recipe
-    files = _enter(prepared, workspace, name)
-    parts = Parts(
-        recipe,
-        prepared.streams,
-        prepared.runtime,
-        prepared.update,
-        prepared.generator,
-        prepared.feedback,
-        prepared.report,
-    )
-    session = Session(parts, files, observer)
-    return session, session.run(prepared.base)
-
-
 def run_control(prepared: Prepared, workspace: Workspace, name: str, observer: Observer) -> Figures:
     """Run (or go on with) a control of a prepared recipe to its end; the figures of its result."""
-    session, position = run_prepared(control(prepared, name), workspace, run_id(name), observer)
+    session, position = control(prepared, name).as_run(run_id(name)).go(workspace, observer)
     figures = session.stage(position.incumbent, position.incumbent_round, stage_name(name))
     workspace.store(lambda: workspace.journal.set_status(run_id(name), "finished"))
     return figures
@@ -252,21 +249,6 @@ def control(prepared: Prepared, name: str) -> Prepared:
     """What a control is made of: all the same but what it learns from."""
     recipe = control_recipe(prepared.recipe, name)
     return replace(prepared, recipe=recipe, update=_update(recipe, prepared.streams, prepared.base))
-
-
-def _enter(prepared: Prepared, workspace: Workspace, name: str) -> RunFiles:
-    files = workspace.run(name, prepared.recipe.runtime.keep_checkpoints)
-    parts = "from the recipe" if prepared.own_parts else "from Python"
-    recipe = prepared.recipe
-    rewards = (*recipe.rewards, *recipe.report_rewards) if prepared.own_parts else ()
-    fingerprint = {
-        **prepared.streams.fingerprint,
-        **reward_fingerprint(rewards),
-        "model": prepared.base.id,
-        "update, generator and rewards": parts,
-    }
-    files.enter("improve", prepared.recipe, fingerprint, prepared.runtime)
-    return files
 
 
 def _save_base(workspace: Workspace, prepared: Prepared) -> None:

@@ -1,62 +1,112 @@
-"""``--dry-run``: everything a run would do, resolved and tried on three real samples. Nothing is trained or written."""
+"""``--dry-run``: everything a run would do, resolved, tried on three real samples and measured on a copy of the model.
+Nothing is kept and nothing is written."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
-from loopwise.config import ImproveRecipe, TuneRecipe
+import numpy as np
+
+from loopwise.config import ImproveRecipe, PretrainRecipe, Recipe, TuneRecipe
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import encode_completions, encode_prompts
+from loopwise.report.numbers import duration, whole
 from loopwise.runtime import Runtime
-from loopwise.session import TRIAL_PROBLEMS
-from loopwise.stages import finetune, improve
-from loopwise.tasks.streams import Streams
+from loopwise.stages import finetune, improve, pretrain
+from loopwise.stages.costs import Costs, disk_bytes, figures, is_at_most, measure, run_seconds
+from loopwise.stages.probe import SWEEP_SECONDS, SWEEP_STEPS
+from loopwise.stages.subjects import improving, pretraining, tuning
+from loopwise.starting import TRIAL_PROBLEMS
+from loopwise.tasks.base import Streams
+from loopwise.update.rates import Sweep, rates
 
-GIB = 2.0**30
+GIB, MIB = 2**30, 2**20
+BUSY = 1.5
+BARS, MOST_BARS = "▁▂▃▄▅▆▇█", 30
+Sections = dict[str, dict[str, str]]
 
 
-def plan(recipe: ImproveRecipe | TuneRecipe) -> dict[str, Any]:
-    """Resolve a recipe and describe the run in sections of name and value.
+@dataclass(frozen=True)
+class Plan:
+    """A run to come: ``sections`` of names and values for people, ``figures`` for programs."""
+
+    sections: Sections
+    figures: dict[str, Any]
+
+
+def examine(recipe: Recipe) -> Plan:
+    """Resolve a recipe and measure what it would cost.
 
     Raises what the run itself would raise before its first round.
     """
     with ExitStack() as stack:
-        if isinstance(recipe, TuneRecipe):
+        if isinstance(recipe, PretrainRecipe):
+            text = pretrain.prepare(stack, recipe)
+            costs = measure(pretraining(text))
+            sections = _common(recipe, text.base, text.runtime, costs, dict(_corpus(text)))
+            sections["each round"] = dict(_windows(text))
+        elif isinstance(recipe, TuneRecipe):
             tuned = finetune.prepare(stack, recipe)
-            common = _common(recipe, tuned.base, tuned.streams, tuned.runtime)
-            return common | {"each round": dict(_supervised(recipe, len(tuned.streams.labelled)))}
-        prepared = improve.prepare(stack, recipe)
-        common = _common(recipe, prepared.base, prepared.streams, prepared.runtime)
-        trial = dict(_trial(prepared))
-        return common | {"each round": dict(_loop(recipe, prepared.streams)), "rewards on three real samples": trial}
+            costs = measure(tuning(tuned))
+            sections = _common(recipe, tuned.base, tuned.runtime, costs, dict(_problems(recipe, tuned.streams)))
+            sections["each round"] = dict(_supervised(recipe, len(tuned.update.labelled)))
+        else:
+            looped = improve.prepare(stack, recipe)
+            costs = measure(improving(looped))
+            sections = _common(recipe, looped.base, looped.runtime, costs, dict(_problems(recipe, looped.streams)))
+            sections["each round"] = dict(_loop(recipe, looped.streams))
+            sections["rewards on three real samples"] = dict(_trial(looped))
+        sections["measured on two steps"] = dict(_measured(recipe, costs))
+        sections["the whole run, from these"] = dict(_whole(recipe, costs))
+        sections["learning rate"] = dict(_rates(recipe, costs))
+        return Plan(sections, figures(recipe, costs))
 
 
-def _common(
-    recipe: ImproveRecipe | TuneRecipe, base: Policy, streams: Streams, runtime: Runtime
-) -> dict[str, dict[str, str]]:
+def _common(recipe: Recipe, base: Policy, runtime: Runtime, costs: Costs, data: dict[str, str]) -> Sections:
     assert base.weights is not None
-    size = base.weights.parameter_count
-    held_out = {name: f"{len(problems):,} problems" for name, problems in streams.held_out.items()}
-    train = (
-        f"{streams.train_count:,} rows" if streams.train_count is not None else f"task {recipe.data.task}, generated"
-    )
     return {
         "model": {
             "from": recipe.model.path or f"created: {recipe.model.create}",
-            "parameters": f"{size:,}",
+            "parameters": f"{base.weights.parameter_count:,}",
             "context": f"{base.weights.context_length or 'unlimited'} tokens",
         },
-        "data": {"train": train, **held_out, "labelled": f"{len(streams.labelled):,} rows"},
+        "data": data,
         "machine": {
             "device": runtime.device,
             "compute": runtime.dtype,
             "threads": str(runtime.threads),
-            "memory": f"about {_memory(recipe, base, streams) / GIB:.2f} GiB (estimate)",
+            "memory": _memory(runtime, costs),
         },
     }
+
+
+def _problems(recipe: ImproveRecipe | TuneRecipe, streams: Streams) -> Iterator[tuple[str, str]]:
+    counted = streams.train_count is not None
+    yield "train", f"{streams.train_count:,} rows" if counted else f"task {recipe.data.task}, generated"
+    for name, problems in streams.held_out.items():
+        yield name, f"{len(problems):,} problems"
+    yield "labelled", f"{len(streams.labelled):,} rows"
+
+
+def _corpus(prepared: pretrain.Prepared) -> Iterator[tuple[str, str]]:
+    tokens = sum(text.tokens for text in prepared.texts)
+    yield "train", f"{tokens:,} tokens of {prepared.corpus.counts['train/documents']:,} documents"
+    for name, text in prepared.held_out.items():
+        yield name, f"{text.windows.tokens:,} tokens of {len(text.documents):,} documents"
+
+
+def _windows(prepared: pretrain.Prepared) -> Iterator[tuple[str, str]]:
+    update, rounds = prepared.recipe.update, prepared.recipe.rounds
+    window = prepared.texts[0].window
+    trained = update.steps * update.batch_size * window
+    epochs = trained / sum(text.tokens for text in prepared.texts)
+    each = f"{update.batch_size} windows x {window} tokens"
+    yield "training", f"{update.steps} steps x {each} = {trained:,} tokens, {epochs:.1f} epochs"
+    yield "micro-batches", f"{update.micro_batch_size or update.batch_size} windows a forward pass"
+    yield "rounds", str(rounds)
 
 
 def _supervised(recipe: TuneRecipe, rows: int) -> Iterator[tuple[str, str]]:
@@ -90,19 +140,82 @@ def _trial(prepared: improve.Prepared) -> Iterator[tuple[str, str]]:
         yield f"{str(problem.prompt)[-40:]!r}", f"{sample.text[:60]!r} -> {verdict}"
 
 
-def _memory(recipe: ImproveRecipe | TuneRecipe, base: Policy, streams: Streams) -> float:
-    """Bytes: weights, gradients, two moments and three snapshots in fp32, and the activations of a micro-batch."""
-    assert base.weights is not None
-    config: Any = base.weights.module.config
-    rows = recipe.update.micro_batch_size or recipe.update.batch_size
-    some = [*streams.labelled[:50], *streams.watch]
-    prompts = encode_prompts(base, some) if some else [[0]]
-    length = max(map(len, prompts)) + (
-        max(map(len, encode_completions(base, [streams.completion(p) for p in streams.labelled[:50]])), default=0)
-        if streams.labelled
-        else recipe.sampling.max_tokens
-    )
-    width = getattr(config, "hidden_size", 1024)
-    layers = getattr(config, "num_hidden_layers", 12)
-    activations = rows * length * (layers * width * 34 + 3 * config.vocab_size) * 4
-    return float(7 * 4 * base.weights.parameter_count + activations)
+def _memory(runtime: Runtime, costs: Costs) -> str:
+    whose = "of this process" if runtime.torch_device.type == "cpu" else "on the GPU"
+    how = "measured" if costs.exact else "measured, maybe while loading: this system cannot tell"
+    run = f"{_size(costs.peak - costs.before)} of it for the run with its longest rows"
+    return f"{_size(costs.peak)} {whose} at the peak, {run} ({how})"
+
+
+def _measured(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
+    steps = costs.steps
+    rows = "" if isinstance(recipe, PretrainRecipe) else " on the longest rows"
+    yield "first step", f"{steps.first:.3g} s{rows}"
+    yield "second step", f"{steps.second:.3g} s{rows}"
+    yield "steps after them", f"{steps.seconds:.3g} s each, {whole(steps.tokens / steps.seconds)} tokens a second"
+    if costs.sampling:
+        yield "samples of a round", _seconds(costs.sampling.seconds, costs.sampling.at_most)
+    for split, timed in costs.evaluations.items():
+        yield f"evaluating {split}", _seconds(timed.seconds, timed.at_most)
+
+
+def _whole(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
+    found = run_seconds(recipe, costs)
+    for name, seconds in found.items():
+        if seconds and name != "total":
+            yield name, duration(seconds)
+    yield "time", f"{_seconds(found['total'], is_at_most(costs))}; rewards, checkpoints and the report come on top"
+    if costs.load > BUSY:
+        yield (
+            "note",
+            f"other programs kept the machine busy (load {costs.load:.1f} a core): on a quiet one it takes less",
+        )
+    if isinstance(recipe, ImproveRecipe) and recipe.controls and recipe.runtime.processes > 1:
+        yield "beside it", "controls, in processes of their own that take as much memory each"
+    disk = disk_bytes(recipe, costs)
+    yield "disk", f"up to {_size(disk['most'])}; a checkpoint after a round has {_size(disk['checkpoint'])}"
+
+
+def _rates(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
+    optimizer, sweep = recipe.update.optimizer, costs.sweep
+
+    def at(factor: float) -> str:
+        return ", ".join(f"{name} {rate:.1e}" for name, rate in rates(optimizer, factor).items())
+
+    yield "of the recipe", at(1.0)
+    if sweep is None:
+        slow = costs.steps.seconds * SWEEP_STEPS[-1] > SWEEP_SECONDS
+        yield "sweep", "left out: steps are too slow" if slow else "left out: there are no labelled rows to try it on"
+        return
+    if not len(sweep.losses):
+        yield "warning", "the loss is not a finite number from the start: look at the model and its rows"
+        return
+    yield "sweep", f"{sweep_line(sweep)}  loss of {len(sweep.losses)} steps, {_ends(sweep, optimizer.lr)}"
+    if sweep.suggested is None or sweep.steepest is None:
+        yield "suggested", "none: no rate lowers the loss clearly"
+    else:
+        yield "steepest", at(sweep.steepest)
+        yield "suggested", f"{at(sweep.suggested)} (the last before four fifths of the descent)"
+    yield "largest", "training diverged at none" if sweep.largest is None else f"{at(sweep.largest)} before divergence"
+    if sweep.warning:
+        yield "warning", f"{sweep.warning}. Set update.optimizer, or see whether dev agrees."
+
+
+def sweep_line(sweep: Sweep) -> str:
+    """The smoothed losses of a sweep as a row of bars; what is over the first loss is cut off at it."""
+    every = -(-len(sweep.smoothed) // MOST_BARS)
+    losses = np.minimum(sweep.smoothed, sweep.smoothed[:1])[::every]
+    span = float(np.ptp(losses)) or 1.0
+    return "".join(BARS[round((len(BARS) - 1) * (loss - losses.min()) / span)] for loss in losses.tolist())
+
+
+def _ends(sweep: Sweep, rate: float) -> str:
+    return f"lr {sweep.factors[0] * rate:.0e} to {sweep.factors[-1] * rate:.0e}"
+
+
+def _seconds(seconds: float, at_most: bool) -> str:
+    return f"{'at most ' if at_most else 'about '}{duration(seconds)}"
+
+
+def _size(size: float) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / MIB:.1f} MiB"

@@ -1,0 +1,139 @@
+"""What a whole run will take: seconds, memory and disk, worked out from the pieces that the probe measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loopwise.config import ImproveRecipe, Recipe
+from loopwise.session import WATCH_SAMPLES, Parts
+from loopwise.stages.controls import KEEPS
+from loopwise.stages.memory import PeakMemory
+from loopwise.stages.probe import Steps, Timed, Training, find_rate, take_steps, time_samples
+from loopwise.starting import sampling_of
+from loopwise.update.rates import Sweep, rates
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A prepared run, as it is measured: ``evaluations`` time each held-out split, ``sampling`` a round's samples.
+
+    ``swept`` is false where the batches to hand say nothing about the learning rate.
+    """
+
+    parts: Parts
+    training: Training
+    evaluations: Mapping[str, Callable[[], Timed]]
+    sampling: Callable[[], Timed] | None = None
+    swept: bool = True
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured. ``before`` and ``peak`` are bytes of memory: of the process, or of torch on a GPU.
+
+    ``load`` are the processes that wanted a core meanwhile, ours among them, for each core.
+    """
+
+    steps: Steps
+    evaluations: Mapping[str, Timed]
+    sampling: Timed | None
+    watching: Timed | None
+    before: int
+    peak: int
+    exact: bool
+    load: float
+    sweep: Sweep | None
+
+
+def measure(subject: Subject) -> Costs:
+    """Take the steps, evaluate, sample; then sweep the learning rate, which is not part of a run's memory."""
+    parts, training = subject.parts, subject.training
+    memory = PeakMemory(parts.runtime)
+    steps, held = take_steps(training)
+    evaluations = {split: evaluate() for split, evaluate in subject.evaluations.items()}
+    sampling = subject.sampling() if subject.sampling else None
+    watching = None
+    if parts.watched:
+        unit = parts.recipe.runtime.generate_batch
+        drawn = sampling_of(parts.recipe)
+        watching = time_samples(training.base, parts.watched, WATCH_SAMPLES, drawn, parts.runtime, unit)
+    peak = memory.read()
+    del held
+    load = os.getloadavg()[0] / len(os.sched_getaffinity(0))
+    sweep = find_rate(training, steps.seconds) if subject.swept else None
+    return Costs(steps, evaluations, sampling, watching, memory.before, peak, memory.exact, load, sweep)
+
+
+def run_seconds(recipe: Recipe, costs: Costs) -> dict[str, float]:
+    """Seconds of a whole run by what they go into, and in ``total``; rewards, checkpoints and report are left out."""
+    test = costs.evaluations.get("test")
+    each_round = sum(timed.seconds for split, timed in costs.evaluations.items() if split != "test")
+    last = test.seconds if test else 0.0
+    shared = {
+        "training": recipe.rounds * recipe.update.steps * costs.steps.seconds,
+        "watching": (recipe.rounds + 1) * costs.watching.seconds if costs.watching else 0.0,
+    }
+    sampling = recipe.rounds * costs.sampling.seconds if costs.sampling else 0.0
+    found = {**shared, "evaluation": (recipe.rounds + 1) * each_round + 2 * last, "sampling": sampling}
+    loop = sum(found.values())
+    if not isinstance(recipe, ImproveRecipe) or not recipe.controls:
+        return {**found, "total": loop}
+    one = sum(shared.values()) + (recipe.rounds + 1) * each_round + last
+    controls = sum(one + (sampling if KEEPS[name] == "all" else 0.0) for name in recipe.controls)
+    beside = recipe.runtime.processes - 1
+    total = max(loop, controls / min(beside, len(recipe.controls))) if beside else loop + controls
+    return {**found, "controls": controls, "total": total}
+
+
+def disk_bytes(recipe: Recipe, costs: Costs) -> dict[str, int]:
+    """Bytes of a checkpoint after a round, and the most that all checkpoints and models of a run hold at one time.
+
+    In the middle of a round there is a half-trained model too; one more checkpoint is written before the oldest goes.
+    """
+    weights, moments = costs.steps.weights, costs.steps.moments
+    runs = 1 + (len(recipe.controls) if isinstance(recipe, ImproveRecipe) else 0)
+    models = 2 if isinstance(recipe, ImproveRecipe) else 1
+    most = runs * (recipe.runtime.keep_checkpoints + 1) * 2 * (weights + moments) + models * weights
+    return {"checkpoint": weights + moments, "most": most}
+
+
+def figures(recipe: Recipe, costs: Costs) -> dict[str, Any]:
+    """All numbers, for programs: seconds, bytes, learning rates."""
+    steps = costs.steps
+    return {
+        "first_step_seconds": steps.first,
+        "second_step_seconds": steps.second,
+        "step_seconds": steps.seconds,
+        "tokens_per_second": steps.tokens / steps.seconds,
+        "memory_bytes": {"before": costs.before, "peak": costs.peak},
+        "disk_bytes": disk_bytes(recipe, costs),
+        "run_seconds": run_seconds(recipe, costs),
+        "run_seconds_are_at_most": is_at_most(costs),
+        "load_per_core": costs.load,
+        "learning_rate": None if costs.sweep is None else _rates(recipe, costs.sweep),
+    }
+
+
+def is_at_most(costs: Costs) -> bool:
+    """Whether samples were cut short, and the run may take less."""
+    return any(timed.at_most for timed in (*costs.evaluations.values(), costs.sampling, costs.watching) if timed)
+
+
+def _rates(recipe: Recipe, sweep: Sweep) -> dict[str, Any]:
+    optimizer = recipe.update.optimizer
+
+    def at(factor: float | None) -> dict[str, float] | None:
+        return None if factor is None else rates(optimizer, factor)
+
+    swept = {name: (sweep.factors * rate).tolist() for name, rate in rates(optimizer).items()}
+    return {
+        "recipe": rates(optimizer),
+        "steepest": at(sweep.steepest),
+        "largest": at(sweep.largest),
+        "suggested": at(sweep.suggested),
+        "warning": sweep.warning,
+        "sweep": {**swept, "loss": sweep.losses.tolist(), "smoothed_loss": sweep.smoothed.tolist()},
+    }

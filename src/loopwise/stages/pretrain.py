@@ -1,0 +1,216 @@
+"""``loopwise pretrain``: a model made from nothing, or one that goes on, on plain text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loopwise.config import PretrainRecipe, load_recipe
+from loopwise.data.corpus import Corpus, open_corpus
+from loopwise.data.encoding import encode_documents
+from loopwise.data.sources import Document
+from loopwise.data.windows import HeldOut, Packed, evaluation_windows, pack
+from loopwise.errors import ConfigError
+from loopwise.evaluate.floor import floor_logps
+from loopwise.evaluate.perplexity import UNLIMITED, Perplexity, window_sums
+from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.evaluate.stats import mean_interval
+from loopwise.generate.check import check_sampling
+from loopwise.generate.local import LocalGenerator
+from loopwise.models.policy import Policy
+from loopwise.models.tokens import encode_fitting
+from loopwise.observer import Observer
+from loopwise.results import Result, conclude
+from loopwise.runtime import Runtime, make_runtime
+from loopwise.session import Parts, Run, Stages
+from loopwise.starting import recorded_threads, start_policy
+from loopwise.tasks.base import Streams
+from loopwise.types import Evaluation, Problem
+from loopwise.update.pretrain import Pretrain
+from loopwise.workspace import Workspace, open_workspace
+
+RUN_ID = "pretrain"
+FLOOR = "ngram"
+
+
+@dataclass(frozen=True)
+class HeldOutText:
+    """A held-out split as windows, with what its figures are made of."""
+
+    documents: tuple[np.ndarray, ...]
+    windows: HeldOut
+    bytes: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens predicted in each window: int64 ``[W]``; only the last may be shorter."""
+        count = -(-self.windows.tokens // self.windows.window)
+        lengths = np.full(count, self.windows.window)
+        lengths[-1] = self.windows.tokens - (count - 1) * self.windows.window
+        return lengths
+
+    def perplexity(self, scores: np.ndarray) -> Perplexity:
+        """The figures of windows whose mean log-probabilities a token are ``scores`` ``[W]``."""
+        return Perplexity(-float((scores * self.lengths).sum()), self.windows.tokens, self.bytes, len(self.documents))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe with everything resolved, before anything is written."""
+
+    recipe: PretrainRecipe
+    runtime: Runtime
+    corpus: Corpus
+    base: Policy
+    train: tuple[np.ndarray, ...]
+    texts: tuple[Packed, ...]
+    held_out: Mapping[str, HeldOutText]
+    feedback: RewardSum
+
+    def as_run(self) -> Run:
+        """What the journal knows it as."""
+        recipe = self.recipe
+        update = Pretrain(
+            recipe.update, self.texts, tuple(source.weight for source in recipe.data.train), recipe.rounds
+        )
+        streams = Streams(
+            draw=lambda round, count: (),
+            held_out=dict.fromkeys(self.held_out, ()),
+            labelled=(),
+            completion_column="",
+            reference_columns=(),
+            train_count=None,
+            fingerprint=self.corpus.fingerprint,
+        )
+        parts = Parts(
+            recipe,
+            streams,
+            self.runtime,
+            update,
+            LocalGenerator(self.runtime),
+            self.feedback,
+            watched=_beginnings(recipe),
+            score=self.score,
+            figures=self.figures,
+        )
+        return Run(RUN_ID, "pretrain", parts, self.base, {})
+
+    def score(self, policy: Policy, split: str) -> np.ndarray:
+        """Mean log-probability a token (nats) of each held-out window: float64 ``[W]``."""
+        text = self.held_out[split]
+        return np.asarray(window_sums(policy, text.windows, self.runtime) / text.lengths)
+
+    def figures(self, evaluation: Evaluation) -> dict[str, float]:
+        """What a table of perplexities shows."""
+        found = self.held_out[evaluation.split].perplexity(evaluation.scores)
+        return {
+            "nats_per_token": found.nats_per_token,
+            "perplexity": found.perplexity,
+            "bits_per_byte": found.bits_per_byte,
+            "tokens": found.tokens,
+            "bytes": found.bytes,
+        }
+
+    def floor(self) -> dict[str, Evaluation]:
+        """What the n-gram floor scores on the same windows."""
+        documents = {name: text.documents for name, text in self.held_out.items()}
+        found = {}
+        for split, logps in floor_logps(self.train, documents, len(self.base.tokenizer)).items():
+            lengths = self.held_out[split].lengths
+            found[split] = Evaluation(split, FLOOR, np.add.reduceat(logps, np.cumsum(lengths) - lengths) / lengths)
+        return found
+
+
+def pretrain(
+    recipe: PretrainRecipe | str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> Result:
+    """Train on a recipe's text into the new folder ``out`` (or go on with it); the best round wins.
+
+    Raises LoopwiseError for anything a person can mend, before anything is written.
+    """
+    began = time.monotonic()
+    out, observer = Path(out), observer or Observer()
+    if not isinstance(recipe, PretrainRecipe):
+        recipe = load_recipe(PretrainRecipe, recipe)
+    with ExitStack() as stack:
+        prepared = prepare(stack, recipe, recorded_threads(out, RUN_ID, resume=resume))
+        workspace = stack.enter_context(
+            open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
+        )
+        session, position = prepared.as_run().go(workspace, observer)
+        first = "untrained" if recipe.model.create else "base"
+        stages: Stages = {
+            first: session.stage(prepared.base, 0, first),
+            "pretrained": session.stage(position.incumbent, position.incumbent_round, "pretrained"),
+        }
+        if prepared.held_out:
+            stages[FLOOR] = _journal_floor(workspace, prepared)
+        corpus = {**prepared.corpus.counts, "sources": [source.name for source in prepared.corpus.sources]}
+        return conclude(workspace, RUN_ID, recipe, stages, position, began, {"corpus": corpus})
+
+
+def _journal_floor(workspace: Workspace, prepared: Prepared) -> dict[str, dict[str, Any]]:
+    """Write the floor's scores to the journal; its figures, as of a stage."""
+    figures: dict[str, dict[str, Any]] = {}
+    for split, evaluation in prepared.floor().items():
+        interval = mean_interval(evaluation.scores)
+        workspace.store(partial(workspace.journal.add_evaluation, RUN_ID, 0, FLOOR, evaluation, interval))
+        common = {"accuracy": evaluation.mean, "ci95": list(interval), "n": len(evaluation.scores)}
+        figures[split] = common | prepared.figures(evaluation)
+    return figures
+
+
+def prepare(stack: ExitStack, recipe: PretrainRecipe, threads: int | None = None) -> Prepared:
+    """Resolve everything a recipe names. Writes nothing."""
+    if recipe.gate.metric != "likelihood":
+        raise ConfigError('key "gate.metric": pretraining knows no rewards to measure. Use metric: likelihood.')
+    runtime = make_runtime(recipe.runtime, recipe.seed, threads)
+    corpus = open_corpus(recipe.data, recipe.seed)
+    base = start_policy(recipe.model, runtime, lambda: _texts(corpus))
+    window = window_of(recipe, base)
+    sources = [encode_documents(base, source.documents) for source in corpus.sources]
+    texts = tuple(pack(documents, window) for documents in sources)
+    held_out = {name: _held_out(base, documents, window) for name, documents in corpus.held_out.items() if documents}
+    encode_fitting(base, _beginnings(recipe), recipe.sampling.max_tokens, "prompts")
+    if recipe.prompts:
+        check_sampling(base, runtime)
+    feedback = stack.enter_context(load_feedback((), reference_columns=(), label_free=False))
+    train = tuple(document for documents in sources for document in documents)
+    return Prepared(recipe, runtime, corpus, base, train, texts, held_out, feedback)
+
+
+def window_of(recipe: PretrainRecipe, base: Policy) -> int:
+    """Tokens of a window: the recipe's, or the model's context. Raises ConfigError where the model has no such room."""
+    assert base.weights is not None
+    limit = base.weights.context_length
+    window = recipe.update.window or base.weights.window or UNLIMITED
+    if limit is not None and window > limit:
+        raise ConfigError(
+            f'key "update.window": {window} tokens are over the model\'s context of {limit}. '
+            "Lower it, or raise model.context."
+        )
+    return window
+
+
+def _held_out(base: Policy, documents: Sequence[Document], window: int) -> HeldOutText:
+    encoded = tuple(encode_documents(base, documents))
+    return HeldOutText(encoded, evaluation_windows(encoded, window), sum(document.bytes for document in documents))
+
+
+def _beginnings(recipe: PretrainRecipe) -> tuple[Problem, ...]:
+    return tuple(Problem(f"beginning-{place}", text) for place, text in enumerate(recipe.prompts))
+
+
+def _texts(corpus: Corpus) -> Iterator[str]:
+    return (document.text for source in corpus.sources for document in source.documents)

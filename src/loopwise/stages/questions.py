@@ -1,0 +1,138 @@
+"""The problems of ``loopwise evaluate``, from built-in tasks and row files, with what judges their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from loopwise.config import TuneRecipe, parse_recipe
+from loopwise.data.rows import read_source
+from loopwise.errors import ConfigError
+from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.tasks.rewards import with_task_rewards
+from loopwise.tasks.streams import open_streams
+from loopwise.types import Completion, Problem, Sampling
+
+SPLIT = "test"
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What to measure, and how to sample. At most ``problems`` of each task or row file (its first rows) are asked.
+
+    ``rewards`` are as in a recipe; a task has its own. ``max_tokens`` None: as many as fit, 256 at most;
+    ``sampling.max_tokens`` is not looked at.
+    """
+
+    tasks: tuple[str, ...] = ()
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()
+    rewards: tuple[Any, ...] = ()
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    texts: tuple[str, ...] = ()
+    problems: int = 1000
+    samples: int = 1
+    sampling: Sampling = GREEDY
+    max_tokens: int | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError where what was asked for cannot be measured."""
+        asked = self.tasks or self.rows
+        if not (asked or self.texts):
+            raise ConfigError("nothing to measure: add --task NAME, --data FILE or --text FILE.")
+        if self.samples > 1 and not self.sampling.temperature:
+            raise ConfigError(
+                f"--samples {self.samples}: at temperature 0 the samples of a problem are all alike. "
+                "Add --temperature 1, or leave --samples out."
+            )
+        if self.task_options and len(self.tasks) != 1:
+            raise ConfigError("--task-option goes with one --task. Evaluate tasks with options one by one.")
+        if self.rewards and not asked:
+            raise ConfigError("--reward judges answers, and there are none to judge. Add --task or --data.")
+        for flag, value in (("--prompt-column", self.prompt_column), ("--completion-column", self.completion_column)):
+            if value and not self.rows:
+                raise ConfigError(f"{flag} is a column of --data, which is not given. Name the row file.")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Problems, what judges the answers to them (None: nothing), and the right ones where they are known."""
+
+    name: str
+    kind: Literal["task", "rows"]
+    recipe: TuneRecipe
+    problems: Sequence[Problem]
+    completions: Sequence[Completion] | None
+    feedback: RewardSum | None
+
+
+def open_questions(examination: Examination, stack: ExitStack) -> Iterator[Questions]:
+    """The questions of each task, then of each row file; reward workers are entered on ``stack``.
+
+    Raises ConfigError, DataError.
+    """
+    for name in examination.tasks:
+        yield _of_task(name, examination, stack)
+    for path in examination.rows:
+        yield _of_rows(path, examination, stack)
+
+
+def _of_task(name: str, examination: Examination, stack: ExitStack) -> Questions:
+    # As many for dev as for test, as in the shipped recipes: so a run's own test problems are asked again, exactly.
+    count = examination.problems
+    data = {"task": name, "task_options": dict(examination.task_options), "dev": count, "test": count}
+    recipe = with_task_rewards(_recipe(examination, data))
+    streams = open_streams(recipe.data, recipe.seed, supervised=False)
+    problems = streams.held_out[SPLIT]
+    golden = all(problem.columns.get(streams.completion_column) is not None for problem in problems)
+    completions = [streams.completion(problem) for problem in problems] if golden else None
+    return Questions(name, "task", recipe, problems, completions, _judges(recipe, stack))
+
+
+def _of_rows(path: str, examination: Examination, stack: ExitStack) -> Questions:
+    supervised = examination.completion_column is not None
+    source = read_source(path, "auto", examination.prompt_column, examination.completion_column, supervised=supervised)
+    problems = source.problems[: examination.problems]
+    recipe = _recipe(examination, {"train": path})
+    columns = [_text(problem.columns.get(source.shape.stored)) for problem in problems]
+    golden = [source.completions.get(problem.id, text) for problem, text in zip(problems, columns, strict=True)]
+    completions = [completion for completion in golden if completion is not None]
+    if len(completions) < len(problems):
+        completions = []
+    if not (recipe.rewards or completions):
+        raise ConfigError(
+            f"{path}: nothing says whether an answer is right. Add --reward with a rule or a function, or "
+            "--completion-column with the column of right answers, to measure how likely the model finds them."
+        )
+    return Questions(path, "rows", recipe, problems, completions or None, _judges(recipe, stack))
+
+
+def _recipe(examination: Examination, data: Mapping[str, Any]) -> TuneRecipe:
+    """A recipe with this test: the checks and words of recipes are those of the flags too."""
+    content = {
+        "model": ".",
+        "data": data,
+        "rewards": examination.rewards,
+        "sampling": asdict(examination.sampling),
+        "gate": {"metric": "reward"},
+        "seed": examination.seed,
+    }
+    return parse_recipe(TuneRecipe, content, "evaluate")
+
+
+def _judges(recipe: TuneRecipe, stack: ExitStack) -> RewardSum | None:
+    if not recipe.rewards:
+        return None
+    return stack.enter_context(load_feedback(recipe.rewards, reference_columns=(), label_free=False))
+
+
+def _text(value: Any) -> str | None:
+    """A completion's text where it is one: itself, or a single message's."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0].get("content")
+    return value if isinstance(value, str) and value else None
