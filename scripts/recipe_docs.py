@@ -15,21 +15,27 @@ from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from loopwise.config import (
+from loopwise.blocks import (
     Block,
     BudgetConfig,
+    CorpusConfig,
+    CurriculumConfig,
     DataConfig,
     GateConfig,
-    ImproveRecipe,
+    LoraConfig,
     ModelConfig,
     OptimizerConfig,
+    PretrainConfig,
     RewardConfig,
     RFTConfig,
+    RowsConfig,
     RuntimeConfig,
     SamplingConfig,
     SFTConfig,
-    TuneRecipe,
+    SourceConfig,
+    TokenizerConfig,
 )
+from loopwise.config import ImproveRecipe, PretrainRecipe, TuneRecipe
 from loopwise.evaluate.rules import RULES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipes.md"
@@ -37,9 +43,9 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipes.md"
 HEAD = """\
 # Every key of a recipe
 
-Written by `scripts/recipe_docs.py` from `src/loopwise/config.py`: change those, not this page.
+Written by `scripts/recipe_docs.py` from `src/loopwise/blocks.py` and `config.py`: change those, not this page.
 
-A recipe is a YAML file. `loopwise improve` and `loopwise tune` read one kind each; their blocks are shared.
+A recipe is a YAML file. `loopwise pretrain`, `tune` and `improve` read one kind each; their blocks are shared.
 
 - Unknown keys are refused, and the nearest known one is named.
 - Any key can be changed on the command line by its dotted name, such as `update.optimizer.lr=1e-4`.
@@ -49,12 +55,20 @@ A recipe is a YAML file. `loopwise improve` and `loopwise tune` read one kind ea
 TITLES: Mapping[type[Block], str] = {
     ImproveRecipe: "A recipe for `loopwise improve`",
     TuneRecipe: "A recipe for `loopwise tune`",
+    PretrainRecipe: "A recipe for `loopwise pretrain`",
     ModelConfig: "`model`",
-    DataConfig: "`data`",
+    TokenizerConfig: "`model.tokenizer`",
+    LoraConfig: "`model.lora`",
+    DataConfig: "`data` of tune and improve",
+    RowsConfig: "An entry of `data.train` of tune and improve",
+    CorpusConfig: "`data` of pretrain",
+    SourceConfig: "An entry of `data.train` of pretrain",
     RewardConfig: "An entry of `rewards` or `report_rewards`",
     SamplingConfig: "`sampling`",
     RFTConfig: "`update` of improve",
     SFTConfig: "`update` of tune",
+    PretrainConfig: "`update` of pretrain",
+    CurriculumConfig: "`curriculum`",
     OptimizerConfig: "`update.optimizer`",
     GateConfig: "`gate`",
     BudgetConfig: "`budget`",
@@ -62,7 +76,12 @@ TITLES: Mapping[type[Block], str] = {
 }
 
 NOTES: Mapping[type[Block], str] = {
-    ModelConfig: "A plain text is short for `path`: `model: ./my-model`.",
+    ModelConfig: (
+        "A plain text is short for `path`: `model: ./my-model`. The keys from `depth` to `tokenizer` shape a model "
+        "that is created; one that is loaded has its own."
+    ),
+    RowsConfig: "A plain text is short for `path`.",
+    SourceConfig: "A plain text is short for `path`.",
     RewardConfig: "A plain text is short for `use`: `rewards: [number]`.",
     DataConfig: (
         "Name `train` or `task`. A number under `dev` or `test` takes so many of the train rows out, or generates so "
@@ -76,7 +95,6 @@ MEANINGS: Mapping[type[Block], Mapping[str, str]] = {
     ImproveRecipe: {
         "model": "the model to start from",
         "data": "problems to learn on, and those held out",
-        "rewards": "what scores a sample; several are summed by weight",
         "update": "how a round is learned from",
         "rounds": "turns of the loop",
         "sampling": "how completions are drawn",
@@ -96,11 +114,29 @@ MEANINGS: Mapping[type[Block], Mapping[str, str]] = {
         "runtime": "the machine",
         "budget": "limits that end the run early",
     },
-    ModelConfig: {"path": "a Hugging Face folder with config, safetensors weights and tokenizer, or a hub name"},
-    DataConfig: {
-        "prompt_column": "column that holds the prompt: text or chat messages",
+    PretrainRecipe: {
+        "model": "the model to train, usually one created",
+        "data": "text to train on, and text held out",
+        "update": "how the text is learned",
+        "sampling": "how the samples are drawn",
+        "gate": "when a round is rolled back",
+        "seed": "every draw, split and window is a pure function of it",
+        "runtime": "the machine",
+        "budget": "limits that end the run early",
+    },
+    ModelConfig: {
+        "path": "a Hugging Face folder with config, safetensors weights and tokenizer, or a hub name",
+        "dropout": "of embeddings, attention and residuals, in training",
+    },
+    LoraConfig: {"rank": "of the two matrices that make an adapter", "dropout": "of the adapters' input, in training"},
+    RowsConfig: {
+        "path": "row file, datasets folder or hub name",
+        "format": "the shape of its rows",
+        "prompt_column": "column that holds the prompt",
         "completion_column": "column that holds the completion to learn",
     },
+    SourceConfig: {"path": "file, folder of files, datasets folder or hub name"},
+    PretrainConfig: {"optimizer": "optimizer and schedule"},
     RewardConfig: {
         "use": "`exact_match`, `number`, `regex`, `choice`, `module.function` or `path/to/file.py:function`",
         "weight": "its factor in the sum",

@@ -114,7 +114,7 @@ def pickled(folder: Path) -> None:
 
 
 RECIPES = [
-    Case("recipe missing", ("nowhere.yaml: no such recipe", "--help"), command="improve nowhere.yaml"),
+    Case("recipe missing", ("nowhere.yaml: no such recipe", "recipes list"), command="improve nowhere.yaml"),
     Case("recipe a folder", ("a folder, not a recipe", "Name the YAML file"), command="improve ."),
     recipe_case("recipe empty", "", "found nothing", "model, data, rewards"),
     recipe_case("recipe a list", "- model\n", "found a list"),
@@ -140,7 +140,10 @@ RECIPES = [
     key_case("rounds.more=3", '"rounds" is not a block of keys', "rounds=…"),
     key_case("model.path=x", '"model" is not a block of keys', "model=…"),
     key_case("rewards=number", "key \"rewards\": expected a list in [ ], found 'number'"),
-    key_case("rewards=[]", 'key "rewards": expected at least 1 entry, found nothing'),
+    key_case(
+        "rewards=[]",
+        'key "rewards": expected at least 1 entry (only a built-in task has rewards of its own), found nothing',
+    ),
     key_case("rewards=[3]", 'key "rewards.0": expected keys with values, found 3'),
     key_case("data.reference_columns=answer", "data.reference_columns", "a list in [ ], found 'answer'"),
     key_case("sampling.stop=x", "key \"sampling.stop\": expected a list in [ ], found 'x'"),

@@ -207,11 +207,11 @@ def test_wrong_flags(arguments: list[str], says: tuple[str, ...], workshop: Path
 
 
 def test_a_task_that_runs_out_of_problems(monkeypatch: pytest.MonkeyPatch, workshop: Path) -> None:
-    from loopwise.tasks import streams
+    from loopwise.tasks import base, registry
     from loopwise.types import Problem
 
-    tiny = streams.Task(lambda generator: Problem("1", "1+1=", {"answer": "2"}), ("answer",), "answer")
-    monkeypatch.setitem(streams.TASKS, "tiny", tiny)
+    tiny = base.Task({"": base.endless(lambda generator: Problem("1", "1+1=", {"answer": "2"}))})
+    monkeypatch.setitem(registry.TASKS, "tiny", lambda options: tiny)
     message = refused("improve", "improve.yaml", "data={task: tiny, dev: 1, test: 3}", "--out", "out")
     assert "task tiny: it has too few distinct problems: stream test needs 3" in message
 

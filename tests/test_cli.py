@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.bad_inputs import IMPROVE, ROWS, TUNE, lines, reward, save_model
-from typer.testing import CliRunner, Result
-
-from loopwise.cli import app
+from tests.command_line import loopwise, strict
 
 EQUAL = reward("return [1.0] * len(completions)")["mine.py"]
 NONE = reward("return [None] * len(completions)")["mine.py"]
@@ -37,28 +33,12 @@ def workshop(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
-def loopwise(*arguments: str) -> Result:
-    """A command that must succeed."""
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "150"})
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def strict(text: str) -> Any:
-    """Parse JSON as other languages do: without NaN."""
-
-    def refuse(constant: str) -> Any:
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
 def test_dry_run_of_the_loop(workshop: Path) -> None:
     before = sorted(workshop.rglob("*"))
     shown = loopwise("improve", "improve.yaml", "--dry-run").stdout
     assert "4 problems x 2 samples = 8 samples" in shown
     assert "1 steps x 2 rows = 2 rows" in shown
-    assert "about 0.00 GiB" in shown
+    assert "(measured)" in shown
     assert shown.count(" -> 0") + shown.count(" -> 1") == 3
     assert sorted(workshop.rglob("*")) == before
 
@@ -68,7 +48,7 @@ def test_dry_run_of_tuning_as_json(workshop: Path) -> None:
     plan = strict(loopwise("tune", "tune.yaml", "update.steps=12", "--dry-run", "--json").stdout)
     assert plan["each round"]["training"] == "12 steps x 2 rows = 24 rows, 1.0 epochs"
     assert plan["data"] == {"train": "24 rows", "dev": "8 problems", "test": "8 problems", "labelled": "24 rows"}
-    assert plan["machine"]["memory"].endswith("(estimate)")
+    assert plan["machine"]["memory"].endswith("(measured)")
     assert sorted(workshop.rglob("*")) == before
 
 
@@ -204,3 +184,89 @@ def test_help_answers_in_half_a_second() -> None:
         return time.perf_counter() - began
 
     assert statistics.median(seconds() for _ in range(3)) < 0.5
+
+
+def completed(line: str, folder: Path) -> tuple[list[str], float]:
+    """What the shell is offered for the last word of a line, in how many seconds."""
+    program = "import sys; sys.argv = ['loopwise']; from loopwise.cli import main; main()"
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    began = time.perf_counter()
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **words, "_LOOPWISE_COMPLETE": "complete_bash"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return shown.stdout.split(), time.perf_counter() - began
+
+
+@pytest.mark.skipif(os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1), reason="the machine is too busy to time anything")
+def test_the_shell_is_answered_within_a_second(tmp_path: Path) -> None:
+    assert (
+        min(completed(f"loopwise {line}", tmp_path)[1] for line in ("", "evaluate m --task reasoning_gym:") * 2) < 1.0
+    )
+
+
+def test_what_the_shell_is_offered(tmp_path: Path) -> None:
+    (tmp_path / "runs/better/model").mkdir(parents=True)
+    (tmp_path / "runs/better/journal.db").touch()
+    (tmp_path / "runs/mine.yaml").touch()
+    (tmp_path / "runs/model").mkdir()
+    (tmp_path / "runs/model/config.json").touch()
+    offers = {
+        "": ["demo", "pretrain", "tune", "improve", "generate", "evaluate", "runs", "recipes"],
+        "ge": ["generate"],
+        "improve ": ["runs/"],
+        "improve runs/": ["runs/better/", "runs/mine.yaml", "runs/model/"],
+        "runs resume ": ["runs/better"],
+        "runs diff runs/better r": ["runs/better"],
+        "generate runs/": ["runs/better", "runs/model"],
+        "generate ./r": ["./runs/better", "./runs/model"],
+        "recipes copy addition-": ["addition-base", "addition-noisy"],
+        "evaluate m --task add": ["addition"],
+        "evaluate m --task reasoning_gym:chain": ["reasoning_gym:chain_sum"],
+    }
+    assert {line: completed(f"loopwise {line}", tmp_path)[0] for line in offers} == offers
+
+
+def test_completion_knows_the_generators_of_reasoning_gym() -> None:
+    from reasoning_gym.factory import DATASETS
+
+    from loopwise.cli.completion import tasks
+
+    assert tasks("reasoning_gym:") == sorted(f"reasoning_gym:{name}" for name in DATASETS)
+
+
+def test_completing_a_task_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom loopwise.cli.completion import models, tasks\nassert tasks('r')\nmodels('')\n"
+        "print({'torch', 'transformers', 'reasoning_gym', 'sqlalchemy'} & set(sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert shown.splitlines()[-1] == "set()"
+
+
+def test_every_kind_of_recipe_has_its_command() -> None:
+    from loopwise.config import COMMANDS
+    from loopwise.stages.commands import MODULES
+
+    assert MODULES.keys() == COMMANDS.keys()
+    for command in COMMANDS:
+        assert "RECIPE.yaml" in loopwise(command, "--help").stdout
+
+
+def test_pretraining_and_going_on_with_it(workshop: Path, no_report: None) -> None:
+    (workshop / "text.txt").write_text("12+34=46\n" * 200)
+    (workshop / "pretrain.yaml").write_text(
+        "model: {create: gpt2, depth: 1, context: 16, tokenizer: byte}\ndata: {train: text.txt}\n"
+        "update: {steps: 1, batch_size: 2}\nrounds: 1\nsampling: {max_tokens: 3}\nruntime: {threads: 1}\n"
+    )
+    assert "parameters" in loopwise("pretrain", "pretrain.yaml", "--dry-run").stdout
+    summary = strict(loopwise("pretrain", "pretrain.yaml", "--out", "out", "--json").stdout)
+    assert summary["run_id"] == "pretrain"
+    resumed = strict(loopwise("runs", "resume", "out", "--json").stdout)
+    assert resumed["stages"] == summary["stages"]
+    assert loopwise("generate", "out", "--prompt", "12+", "--max-tokens", 3).exit_code == 0

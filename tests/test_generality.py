@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 import torch
 
-from loopwise.config import ImproveRecipe, OptimizerConfig, parse_recipe
+from loopwise.blocks import OptimizerConfig
+from loopwise.config import ImproveRecipe, parse_recipe
 from loopwise.errors import IncompatibleError
 from loopwise.models.folders import load_policy
 from loopwise.models.logps import TokenRow, token_logps
 from loopwise.models.policy import Policy
+from loopwise.observer import Observer
 from loopwise.results import Result
 from loopwise.runs.journal import Journal
 from loopwise.runtime import Runtime, seed_key
-from loopwise.session import Observer
 from loopwise.stages.improve import improve
 from loopwise.types import Context, Problem, PromptState, Request, Rollout, Sample, Sampling, Scored, Updated
 from loopwise.update.learner import Learner

@@ -16,8 +16,9 @@ from loopwise.errors import ControlError, DiskFullError, OutputExistsError
 from loopwise.models.folders import save_policy
 from loopwise.models.policy import Policy, Weights
 from loopwise.models.presets import character_tokenizer
+from loopwise.observer import Observer
 from loopwise.runs.journal import Journal
-from loopwise.session import Observer, Session
+from loopwise.session import Session
 from loopwise.stages import demo as demo_stage
 from loopwise.stages.finetune import tune
 from loopwise.stages.improve import improve

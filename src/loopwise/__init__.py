@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from loopwise.config import ImproveRecipe, TuneRecipe, load_recipe
     from loopwise.errors import LoopwiseError
     from loopwise.models.folders import load_policy
+    from loopwise.observer import Observer
     from loopwise.runs.journal import Journal
-    from loopwise.session import Observer
     from loopwise.stages.demo import demo
     from loopwise.stages.finetune import tune
     from loopwise.stages.improve import improve
@@ -25,7 +25,7 @@ _HOMES = {
     "ImproveRecipe": "loopwise.config",
     "Journal": "loopwise.runs.journal",
     "LoopwiseError": "loopwise.errors",
-    "Observer": "loopwise.session",
+    "Observer": "loopwise.observer",
     "Problem": "loopwise.types",
     "TuneRecipe": "loopwise.config",
     "Updated": "loopwise.types",

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from loopwise.errors import ConfigError
+from loopwise.observer import Observer
 from loopwise.report import REPORT, numbers
-from loopwise.session import Observer
 
 COLOURS = {
+    "pretrain": "#0a7a5f",
     "tune": "#4c6183",
     "improve": "#0a7a5f",
     "control-labelled": "#b8600f",
@@ -23,6 +24,8 @@ COLOURS = {
 """The report's colours, by run."""
 
 PANELS = {"dev_accuracy": "held-out (dev)", "reward": "reward", "kept": "samples kept"}
+TEXT_PANELS = {"dev_accuracy": "held-out log-probability a token", "update/loss": "training loss"}
+"""Of a pretraining run, which draws nothing to be rewarded."""
 _OTHER = "#5c6470"
 
 
@@ -78,7 +81,8 @@ class LiveReport(Observer):
         from matplotlib.ticker import MaxNLocator
 
         figure = Figure(figsize=(9.5, 2.6), dpi=160, layout="constrained")
-        for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        panels = TEXT_PANELS if "pretrain" in self._rounds else PANELS
+        for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
             for run_id, summaries in self._rounds.items():
                 values = [numbers.finite(summary.get(name)) for summary in summaries]
                 colour = COLOURS.get(run_id, _OTHER)

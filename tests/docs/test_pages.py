@@ -15,7 +15,8 @@ import yaml
 from tests.docs.documents import PAGES, READMES, ROOT, code_blocks, named_files, tour
 
 from loopwise.cli import app
-from loopwise.config import ImproveRecipe, TuneRecipe, load_recipe, parse_recipe
+from loopwise.config import COMMANDS, ImproveRecipe, load_recipe, parse_recipe
+from loopwise.recipes.catalogue import ShippedRecipe, catalogue
 
 DOCTESTED = ("loopwise", "loopwise.evaluate.stats", "loopwise.models.prompts", "loopwise.runtime")
 UNLISTED = {".gitignore"}
@@ -64,10 +65,9 @@ def test_a_wrong_command_is_not_understood() -> None:
         parse_command(["improve", "my.yaml", "--nowhere"])
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "src/loopwise/recipes").glob("*.yaml")), ids=lambda path: path.name)
-def test_shipped_recipes_parse(path: Path) -> None:
-    kind = TuneRecipe if "method: sft" in path.read_text(encoding="utf-8") else ImproveRecipe
-    load_recipe(kind, path)
+@pytest.mark.parametrize("recipe", catalogue(), ids=lambda recipe: recipe.name)
+def test_shipped_recipes_parse(recipe: ShippedRecipe) -> None:
+    load_recipe(COMMANDS[recipe.command], ROOT / f"src/loopwise/recipes/{recipe.name}.yaml")
 
 
 @each_page

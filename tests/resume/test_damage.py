@@ -13,8 +13,8 @@ from tests.resume.harness import recipe
 from tests.resume.test_kill import content
 
 from loopwise.errors import CheckpointError, DiskFullError, LoopwiseError, ResumeError
+from loopwise.observer import Observer
 from loopwise.runs.journal import Journal
-from loopwise.session import Observer
 from loopwise.stages.finetune import tune
 
 

@@ -10,17 +10,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from loopwise.config import ImproveRecipe, TuneRecipe, parse_recipe
+from loopwise.config import COMMANDS, parse_recipe
 from loopwise.errors import ConfigError, ResumeError
+from loopwise.observer import Observer
 from loopwise.results import Result
 from loopwise.runs.journal import Journal
 from loopwise.runs.lock import is_locked
-from loopwise.session import Observer
+from loopwise.stages.commands import run_command
 from loopwise.stages.demo import RUN_ID as DEMO
 from loopwise.stages.demo import demo
-from loopwise.stages.finetune import tune
-from loopwise.stages.improve import RUN_ID as IMPROVE
-from loopwise.stages.improve import improve
 from loopwise.workspace import JOURNAL
 
 DEPTH = 3
@@ -39,7 +37,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
 def show_run(out: Path) -> dict[str, Any]:
     """Rounds and decisions of each run in a folder. Raises ResumeError where there is none."""
-    with closing(_open(out)) as journal:
+    with closing(open_run(out)) as journal:
         return {
             run.run_id: {
                 "kind": run.kind,
@@ -55,16 +53,23 @@ def show_run(out: Path) -> dict[str, Any]:
 
 def resume_run(out: Path, observer: Observer) -> Result:
     """Go on with the run in a folder, with the configuration its journal holds."""
-    with closing(_open(out, read_only=False)) as journal:
-        known = {run.run_id: run.config for run in journal.runs()}
-    if not known:
+    with closing(open_run(out, read_only=False)) as journal:
+        runs = journal.runs()
+    if not runs:
         raise ResumeError(f"{out}: its run was stopped before it began. Remove the folder and start it again.")
-    if DEMO in known:
-        config = known[DEMO]
-        return demo(out, **config, resume=True, observer=observer)
-    if IMPROVE in known:
-        return improve(parse_recipe(ImproveRecipe, known[IMPROVE], str(out)), out, resume=True, observer=observer)
-    return tune(parse_recipe(TuneRecipe, next(iter(known.values())), str(out)), out, resume=True, observer=observer)
+    # The oldest is what the folder was made for; a demo's stages and a loop's controls come after it.
+    run = runs[0]
+    if run.kind == DEMO:
+        return demo(out, **run.config, resume=True, observer=observer)
+    kind: Any = COMMANDS[run.kind]
+    return run_command(run.kind, parse_recipe(kind, run.config, str(out)), out, resume=True, observer=observer)
+
+
+def open_run(out: Path, *, read_only: bool = True) -> Journal:
+    """The journal of the run in a folder. Raises ResumeError where there is none."""
+    if not (out / JOURNAL).is_file():
+        raise ResumeError(f"{out}: no run here, there is no {JOURNAL}. `loopwise runs list` shows where runs are.")
+    return Journal.open(out / JOURNAL, read_only=read_only)
 
 
 def run_table(entries: Sequence[Mapping[str, Any]]) -> Table:
@@ -124,9 +129,3 @@ def _read_entries(path: Path) -> Iterator[dict[str, Any]]:
 def _status(status: str, out: Path) -> str:
     """What the journal says, unless the process that would have changed it is gone."""
     return "interrupted" if status == "running" and not is_locked(out) else status
-
-
-def _open(out: Path, *, read_only: bool = True) -> Journal:
-    if not (out / JOURNAL).is_file():
-        raise ResumeError(f"{out}: no run here, there is no {JOURNAL}. `loopwise runs list` shows where runs are.")
-    return Journal.open(out / JOURNAL, read_only=read_only)

@@ -1,0 +1,29 @@
+"""The command line: the only reader of argv. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from loopwise.cli.evaluation import evaluate
+from loopwise.cli.generation import generate
+from loopwise.cli.recipes import app as recipes_app
+from loopwise.cli.runs import app as runs_app
+from loopwise.cli.training import demo, improve, pretrain, tune
+
+# Before torch is loaded by any command: see runtime.calm_threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+app = typer.Typer(
+    help="Language models that improve on their own feedback.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+for command in (demo, pretrain, tune, improve, generate, evaluate):
+    app.command()(command)
+app.add_typer(runs_app, name="runs")
+app.add_typer(recipes_app, name="recipes")
+
+
+def main() -> None:
+    """Entry point of the ``loopwise`` command."""
+    app()
