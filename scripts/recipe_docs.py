@@ -138,7 +138,7 @@ MEANINGS: Mapping[type[Block], Mapping[str, str]] = {
     SourceConfig: {"path": "file, folder of files, datasets folder or hub name"},
     PretrainConfig: {"optimizer": "optimizer and schedule"},
     RewardConfig: {
-        "use": "`exact_match`, `number`, `regex`, `choice`, `module.function` or `path/to/file.py:function`",
+        "use": "a built-in rule (below), `module.function` or `path/to/file.py:function`",
         "weight": "its factor in the sum",
     },
     SamplingConfig: {
@@ -151,7 +151,7 @@ MEANINGS: Mapping[type[Block], Mapping[str, str]] = {
     RFTConfig: {"method": "rejection-sampling fine-tuning"},
     SFTConfig: {"method": "supervised fine-tuning", "optimizer": "optimizer and schedule"},
     OptimizerConfig: {
-        "name": "Muon drives the matrices inside the blocks, AdamW everything else",
+        "name": "Muon drives the matrices inside the blocks (an LSTM and adapters have none), AdamW everything else",
         "lr": "AdamW's learning rate",
         "matrix_lr": "Muon's learning rate",
         "betas": "AdamW's decay rates of its two moments",

@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loopwise.config import ImproveRecipe, TuneRecipe, load_recipe
+    from loopwise.config import ImproveRecipe, PretrainRecipe, TuneRecipe, load_recipe
     from loopwise.errors import LoopwiseError
     from loopwise.models.folders import load_policy
     from loopwise.observer import Observer
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from loopwise.stages.demo import demo
     from loopwise.stages.finetune import tune
     from loopwise.stages.improve import improve
+    from loopwise.stages.pretrain import pretrain
     from loopwise.types import Problem, Updated
 
 _HOMES = {
@@ -26,6 +27,7 @@ _HOMES = {
     "Journal": "loopwise.runs.journal",
     "LoopwiseError": "loopwise.errors",
     "Observer": "loopwise.observer",
+    "PretrainRecipe": "loopwise.config",
     "Problem": "loopwise.types",
     "TuneRecipe": "loopwise.config",
     "Updated": "loopwise.types",
@@ -33,6 +35,7 @@ _HOMES = {
     "improve": "loopwise.stages.improve",
     "load_policy": "loopwise.models.folders",
     "load_recipe": "loopwise.config",
+    "pretrain": "loopwise.stages.pretrain",
     "tune": "loopwise.stages.finetune",
 }
 
@@ -41,6 +44,7 @@ __all__ = [
     "Journal",
     "LoopwiseError",
     "Observer",
+    "PretrainRecipe",
     "Problem",
     "TuneRecipe",
     "Updated",
@@ -48,6 +52,7 @@ __all__ = [
     "improve",
     "load_policy",
     "load_recipe",
+    "pretrain",
     "tune",
 ]
 

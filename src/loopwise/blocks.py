@@ -31,6 +31,16 @@ class TokenizerConfig(Block):
     path: str | None = Field(None, description="folder of a tokenizer to use instead of training one")
     chat: bool = Field(False, description="add ChatML tokens and template, so that prompts may be messages")
 
+    @model_validator(mode="after")
+    def _no_idle_keys(self) -> TokenizerConfig:
+        fields = type(self).model_fields
+        idle = [name for name in ("kind", "vocabulary") if getattr(self, name) != fields[name].default]
+        if self.path is not None and idle:
+            raise ValueError(f'"{idle[0]}" is of a tokenizer trained here; {self.path} has its own. Leave one out')
+        if self.kind == "byte" and "vocabulary" in idle:
+            raise ValueError('"vocabulary" does nothing with kind: byte, which has all 256 bytes. Leave it out')
+        return self
+
 
 class LoraConfig(Block):
     """Low-rank adapters beside frozen weights (Hu et al. 2021), through peft."""
@@ -180,6 +190,13 @@ class CorpusConfig(Block):
     deduplicate: Literal["none", "exact", "near"] = Field("exact", description="drop documents seen before")
     near_threshold: float = Field(0.8, gt=0, le=1, description="share of 5-character shingles that makes two near")
 
+    @model_validator(mode="after")
+    def _no_idle_threshold(self) -> CorpusConfig:
+        default = type(self).model_fields["near_threshold"].default
+        if self.deduplicate != "near" and self.near_threshold != default:
+            raise ValueError('"near_threshold" does nothing without deduplicate: near. Set that, or leave it out')
+        return self
+
 
 class RewardConfig(Block):
     """One reward: a built-in rule, ``module.function`` or ``path/to/file.py:function``."""
@@ -225,7 +242,7 @@ class SFTConfig(Block):
     method: Literal["sft"] = "sft"
     steps: int = Field(100, ge=1, description="optimizer steps a round")
     batch_size: int = Field(32, ge=1, description="rows an optimizer step")
-    micro_batch_size: int | None = Field(None, ge=1, description="rows a forward pass; results do not depend on it")
+    micro_batch_size: int | None = Field(None, ge=1, description="rows a forward pass; changes only dropout's draws")
     max_length: int | None = Field(None, ge=2, description="longest row in tokens; default: the model's context")
     too_long: Literal["error", "drop", "truncate"] = Field("error", description="truncate: the completion's end is cut")
     end_of_text: bool = Field(True, description="close completions with end-of-text, and learn it")
@@ -248,7 +265,7 @@ class PretrainConfig(Block):
 
     steps: int = Field(200, ge=1, description="optimizer steps a round")
     batch_size: int = Field(16, ge=1, description="windows an optimizer step")
-    micro_batch_size: int | None = Field(None, ge=1, description="windows a forward pass; results do not depend on it")
+    micro_batch_size: int | None = Field(None, ge=1, description="windows a forward pass; changes only dropout's draws")
     window: int | None = Field(None, ge=2, description="tokens a window; default: the model's context")
     optimizer: OptimizerConfig = OptimizerConfig(name="muon", lr=3e-3, schedule="linear", warmup_steps=20)
 

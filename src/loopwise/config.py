@@ -8,10 +8,10 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from loopwise.blocks import (
     Block,
@@ -38,6 +38,15 @@ from loopwise.errors import ConfigError
 S = TypeVar("S", RowsConfig, SourceConfig)
 
 
+def _alone(runtime: RuntimeConfig) -> RuntimeConfig:
+    if runtime.processes != 1:
+        raise ValueError('"processes" runs controls beside the loop, and this command has none. Leave it out')
+    return runtime
+
+
+Alone = Annotated[RuntimeConfig, AfterValidator(_alone)]
+
+
 class PretrainRecipe(Block):
     """``loopwise pretrain``: a model made from nothing (or continued) on plain text."""
 
@@ -49,7 +58,7 @@ class PretrainRecipe(Block):
     sampling: SamplingConfig = SamplingConfig(max_tokens=128, temperature=0.8)
     gate: GateConfig = GateConfig(metric="likelihood")
     seed: int = Field(0, ge=0)
-    runtime: RuntimeConfig = RuntimeConfig()
+    runtime: Alone = RuntimeConfig()
     budget: BudgetConfig = BudgetConfig()
 
 
@@ -64,7 +73,7 @@ class TuneRecipe(Block):
     sampling: SamplingConfig = SamplingConfig(temperature=0.0)
     gate: GateConfig = GateConfig(metric="likelihood")
     seed: int = Field(0, ge=0)
-    runtime: RuntimeConfig = RuntimeConfig()
+    runtime: Alone = RuntimeConfig()
     budget: BudgetConfig = BudgetConfig()
 
 
@@ -126,18 +135,22 @@ def load_recipe(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) 
             f"{path}: expected keys such as model, data, rewards; found {found(content)}. "
             "`loopwise recipes list` names some to start from."
         )
+    own = bool(overrides) and _fits(kind, content)
     for override in overrides:
         _override(content, override)
-    return resolve_paths(parse_recipe(kind, content, str(path)), path.parent)
+    return resolve_paths(parse_recipe(kind, content, str(path), foreign=not own), path.parent)
 
 
-def parse_recipe(kind: type[R], content: Mapping[str, Any], place: str = "recipe") -> R:
-    """Validate a mapping as a recipe. Raises ConfigError naming the key and the mend."""
+def parse_recipe(kind: type[R], content: Mapping[str, Any], place: str = "recipe", *, foreign: bool = True) -> R:
+    """Validate a mapping as a recipe. Raises ConfigError naming the key and the mend.
+
+    ``foreign``: it may be meant for another command, which the error then names.
+    """
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         command = next((name for name, other in COMMANDS.items() if other is not kind and _fits(other, content)), None)
-        if command:
+        if command and foreign:
             raise ConfigError(f"{place}: this is a recipe of `loopwise {command}`. Run that command on it.") from None
         raise ConfigError(explain(kind, place, error)) from None
 

@@ -7,6 +7,7 @@ import contextlib
 import io
 import math
 import runpy
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,11 @@ from loopwise.errors import IncompatibleError
 from loopwise.evaluate.rewards import load_feedback
 from loopwise.types import Problem, Sample, Updated
 
-TINY_TUNE = ["data.labelled=8", "data.dev=8", "data.test=8", "update.steps=2", "runtime.threads=1"]
+TINY = {
+    "pretrain": ["model.depth=1", "rounds=1", "update.steps=2", "update.batch_size=2", "runtime.threads=1"],
+    "tune": ["data.labelled=8", "data.dev=8", "data.test=8", "update.steps=2", "runtime.threads=1"],
+    "evaluate": ["--problems", "4"],
+}
 TINY_IMPROVE = {
     "data": {"train": "sums.jsonl", "dev": 8, "test": 8},
     "problems": 4,
@@ -42,7 +47,8 @@ SUMS = {
 
 def test_the_worked_example_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "src").symlink_to(ROOT / "src")
+    for folder in ("src", "docs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     for name, text in named_files(READMES[0]).items():
         write(tmp_path / name, text)
     recipe = tmp_path / "runs/sums.yaml"
@@ -53,7 +59,7 @@ def test_the_worked_example_of_the_readme(tmp_path: Path, monkeypatch: pytest.Mo
                 run_command(line)
         elif block.language == "python" and block.text.startswith("import loopwise"):
             exec(compile(block.text, "README.md", "exec"), {})
-    for out in ("better", "from-python"):
+    for out in ("better", "from-python", "pages"):
         assert (tmp_path / "runs" / out / "model" / "model.safetensors").is_file()
         listed = readme_table("What a run leaves")
         assert not [name for name in listed if not (tmp_path / "runs" / out / name).exists()]
@@ -125,10 +131,9 @@ def test_the_generator_of_the_page_serves_a_search_for_prompts(tmp_path: Path) -
 
 def run_command(line: str) -> None:
     """Run a line of a README's shell block; set-up and ``make`` are left to the person."""
-    program, *arguments = line.split()
+    program, *arguments = shlex.split(line)
     if program == "loopwise":
-        tiny = TINY_TUNE if arguments[0] == "tune" else []
-        result = CliRunner().invoke(app, [*arguments, *tiny])
+        result = CliRunner().invoke(app, [*arguments, *TINY.get(arguments[0], [])])
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
     elif program == "python":
         script, redirect, target = arguments

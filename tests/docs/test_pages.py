@@ -6,8 +6,10 @@ import doctest
 import importlib
 import re
 import runpy
+import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -45,7 +47,7 @@ def test_python_in_pages_compiles(page: Path) -> None:
 def test_recipes_in_pages_parse(page: Path) -> None:
     for name, text in named_files(page).items():
         if name.endswith(".yaml"):
-            parse_recipe(ImproveRecipe, yaml.safe_load(text), f"{page.name}, {name}")
+            parse_recipe(recipe_kind(page, name), yaml.safe_load(text), f"{page.name}, {name}")
 
 
 @each_page
@@ -53,7 +55,7 @@ def test_commands_in_pages_are_understood(page: Path) -> None:
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for block in code_blocks(page, "bash"):
         for line in block.commands:
-            program, *arguments = line.split()
+            program, *arguments = shlex.split(line)
             if program == "make":
                 assert set(arguments) <= set(targets), line
             elif program == "loopwise":
@@ -121,6 +123,12 @@ def parse_command(arguments: list[str]) -> None:
         name, *arguments = arguments
         command = command.commands[name]  # type: ignore[attr-defined]
     command.make_context(command.name, list(arguments))
+
+
+def recipe_kind(page: Path, name: str) -> Any:
+    """The kind of recipe that a file of a page is: that of the command the page runs on it, or improve's."""
+    command = re.search(rf"^loopwise (\w+) {re.escape(name)}\b", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return COMMANDS[command[1]] if command else ImproveRecipe
 
 
 def repository_files() -> list[str]:

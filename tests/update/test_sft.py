@@ -100,7 +100,7 @@ def test_skipped_steps_are_counted_across_a_stop(
     def loss(logps: torch.Tensor, mask: torch.Tensor, tokens: int) -> torch.Tensor:
         return likelihood_loss(logps, mask, tokens) * (float("nan") if len(steps) in (0, 2) else 1.0)
 
-    monkeypatch.setattr("loopwise.update.learner.likelihood_loss", loss)
+    monkeypatch.setattr("loopwise.update.fitting.likelihood_loss", loss)
     update = make(policy, CONFIG.model_copy(update={"steps": 4}))
     partials: dict[int, Partial] = {}
     watched = replace(

@@ -14,8 +14,7 @@ from loopwise.data.batches import mixture_batch
 from loopwise.data.windows import Packed, Windows, gather
 from loopwise.models.logps import window_logps
 from loopwise.types import Context, Problem, Rollout, Updated
-from loopwise.update.fitting import Batch, fit
-from loopwise.update.learner import Learner
+from loopwise.update.fitting import Batch, train_round
 
 
 @dataclass(frozen=True)
@@ -35,25 +34,15 @@ class Pretrain:
     def __call__(
         self, policy: Any, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context
     ) -> Updated:
-        partial = context.partial
-        source, moments = (partial.policy, partial.state) if partial else (policy, state)
-        module = source.trainable_module()
-        total = self.config.steps * self.rounds
-        learner = Learner(module, self.config.optimizer, context.runtime, total, moments, round=context.round)
-        before = (context.round - 1) * self.config.steps
-
-        def progress() -> tuple[Any, Any]:
-            return policy.with_module(module), learner.state()
-
-        metrics = fit(
-            learner,
-            self.config.steps,
-            lambda step: self.batch(context.seed, before + step),
+        return train_round(
+            policy,
+            state,
             context,
-            progress,
-            partial.step if partial else 0,
+            self.config.optimizer,
+            self.config.steps,
+            self.rounds,
+            lambda step: self.batch(context.seed, step),
         )
-        return Updated(policy.with_module(module), learner.state(), metrics)
 
     def batch(self, seed: int, step: int) -> Batch[Windows]:
         """The windows of optimizer step ``step`` of the run, counted from 0."""
