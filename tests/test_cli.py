@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.bad_inputs import IMPROVE, ROWS, TUNE, lines, reward, save_model
-from tests.command_line import loopwise, strict
+from tests.command_line import loopwise, refused, strict
 
 EQUAL = reward("return [1.0] * len(completions)")["mine.py"]
 NONE = reward("return [None] * len(completions)")["mine.py"]
@@ -111,6 +111,27 @@ def test_runs(workshop: Path) -> None:
     resumed = strict(loopwise("runs", "resume", "runs/a", "--json").stdout)
     assert resumed["stages"] == first["stages"]
     assert resumed["seed"] == 3
+
+
+def test_names_are_shown_as_they_are(workshop: Path, no_report: None) -> None:
+    """Brackets are no markup, and colons no pictures."""
+    out = "runs/[/x][bold]y:smile:"
+    shown = loopwise("tune", "tune.yaml", "--out", out).stdout
+    assert f"Report: {out}/report.html" in shown
+    assert f"from_pretrained): {out}/model" in shown
+    assert out in loopwise("runs", "list").stdout
+    assert out in loopwise("runs", "diff", out, out).stdout
+    assert "finished" in loopwise("runs", "show", out).stdout
+    (workshop / "[/x].txt").write_text("12+34=46\n" * 20)
+    assert "[/x].txt" in loopwise("evaluate", "model", "--text", "[/x].txt").stdout
+
+
+def test_a_dry_run_knows_the_folder_it_was_given(workshop: Path, no_report: None) -> None:
+    (workshop / "runs/tune").mkdir(parents=True)
+    (workshop / "runs/tune/mine.txt").touch()
+    assert "runs/tune: exists already" in refused("tune", "tune.yaml", "--dry-run", "--out", "runs/tune")
+    loopwise("tune", "tune.yaml", "--dry-run")
+    assert "Leave one out" in refused("tune", "tune.yaml", "--dry-run", "--resume")
 
 
 def test_no_runs(workshop: Path) -> None:
@@ -269,4 +290,13 @@ def test_pretraining_and_going_on_with_it(workshop: Path, no_report: None) -> No
     assert summary["run_id"] == "pretrain"
     resumed = strict(loopwise("runs", "resume", "out", "--json").stdout)
     assert resumed["stages"] == summary["stages"]
+    dev = summary["stages"]["pretrained"]["dev"]
+    shown = loopwise("runs", "show", "out").stdout
+    assert "nats a token" in shown
+    assert f"{dev['nats_per_token']:.3f}" in shown
+    assert "kept" not in shown
+    assert f"perplexity {dev['perplexity']:,.0f}" in loopwise("runs", "list").stdout
+    [entry] = strict(loopwise("runs", "list", "--json").stdout)
+    assert entry["dev"] is None
+    assert entry["perplexity"] == dev["perplexity"]
     assert loopwise("generate", "out", "--prompt", "12+", "--max-tokens", 3).exit_code == 0

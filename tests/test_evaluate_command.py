@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,8 @@ def workshop(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def figures(*arguments: object) -> dict[str, dict[str, object]]:
     """The figures of the one thing that a command measures."""
-    [result] = strict(loopwise("evaluate", "model", *arguments, "--max-tokens", 3, "--json").stdout)["results"]
+    bound = ["--max-tokens", 3] if {"--task", "--reward"} & set(arguments) else []
+    [result] = strict(loopwise("evaluate", "model", *arguments, *bound, "--json").stdout)["results"]
     found: dict[str, dict[str, object]] = result["figures"]
     return found
 
@@ -163,6 +165,23 @@ def test_a_run_is_asked_its_own_test_again(workshop: Path, no_report: None) -> N
     assert result["figures"]["likelihood"]["n"] == 8
 
 
+def test_problems_that_a_run_may_have_trained_on_are_told(workshop: Path, no_report: None) -> None:
+    (workshop / "tune.yaml").write_text(RECIPE)
+    loopwise("tune", "tune.yaml", "--out", "run")
+    flags = ["evaluate", "run", "--task", "addition", "--max-tokens", 5]
+    own = ["--seed", 3, "--problems", 8]
+    assert "trained" not in loopwise(*flags, *own).stderr
+    assert "trained" not in loopwise(*flags[:2], "--text", "text.txt").stderr
+    for others, mend in (
+        (["--problems", 8], "--seed 3."),
+        (["--seed", 3, "--problems", 9], "--problems 8."),
+        ([*own, "--task-option", "digits=2"], "no --task-option."),
+    ):
+        warning = " ".join(loopwise(*flags, *others).stderr.split())
+        assert "run may have trained on some of these problems" in warning
+        assert f"To ask those it held out: {mend}" in warning
+
+
 def test_options_of_a_task(workshop: Path) -> None:
     found = figures("--task", "addition", "--task-option", "digits=1", "--problems", 4)
     assert found["accuracy"]["n"] == 4
@@ -176,6 +195,13 @@ def test_perplexity_of_text(workshop: Path, runtime: Runtime) -> None:
     # One token a byte, and one for the end of the document.
     assert bits == pytest.approx(nats / math.log(2) * found["perplexity"]["n"] / 180)
     assert nats == pytest.approx(math.log(16), abs=0.3)
+
+
+def test_perplexity_of_a_column(workshop: Path) -> None:
+    (workshop / "pieces.jsonl").write_text(lines({"title": "12+", "body": "34="}))
+    (workshop / "same.txt").write_text("12+\n34=")
+    named = figures("--text", "pieces.jsonl", "--text-column", "title", "--text-column", "body")
+    assert named == figures("--text", "same.txt")
 
 
 def test_several_at_once_in_a_table_and_a_file(workshop: Path) -> None:
@@ -205,7 +231,22 @@ BAD = [
     ([*DATA, "--reward", "mine.py:fails"], ("it raised ValueError: no",)),
     ([*DATA, "--reward", "exact_match"], ('"answer"',)),
     ([*DATA, "--reward", "[a"], ('"[a": not YAML', "Mend it")),
-    ([*DATA, "--reward", "3"], ('key "rewards.0": expected keys with values, found 3',)),
+    ([*DATA, "--reward", "3"], ("--reward: expected keys with values, found 3",)),
+    ([*DATA, "--reward", "{weight: 2}"], ('--reward, key "use" is missing',)),
+    (["model", "--task", "addition", "--task-option", "digits=99"], ("--task-option digits: expected a whole number",)),
+    (["model", "--task", "addition", "--task-option", "digits=1"], ("Ask for fewer (--problems)",)),
+    (["model", "--data", "odd.jsonl", *EVEN], ("fit no format", "--prompt-column", "--completion-column")),
+    (["model", "--text", "odd.jsonl"], ('column "text": missing', "--text-column")),
+    (["model", "--text", "text.txt", "--text-column", "x"], ("--text-column is for row files", "Leave it out")),
+    (["model", "--task", "addition", "--text-column", "x"], ("--text-column is a column of --text",)),
+    (
+        ["model", "--text", "text.txt", "--temperature", "1"],
+        ("--temperature says how answers are drawn", "Leave it out"),
+    ),
+    (["model", "--text", "text.txt", "--max-tokens", "3"], ("--max-tokens says how answers are drawn",)),
+    (["model", "--text", "text.txt", "--samples", "2"], ("--samples says how answers are drawn",)),
+    (["model", "--data", "rows.jsonl", "--top-k", "1"], ("--top-k says how answers are drawn", "--reward")),
+    (["model", "--text", "text.txt", "--problems", "3"], ("--problems bounds those of --task and --data",)),
     ([*DATA, *EVEN, "--prompt-column", "promt"], ('column "promt": missing', '"prompt"')),
     ([*DATA, "--completion-column", "answer"], ('column "answer": missing',)),
     (["model", "--data", "nowhere.jsonl", *EVEN], ("nowhere.jsonl: no such file",)),
@@ -225,8 +266,10 @@ BAD = [
 def test_bad_input(arguments: list[str], says: tuple[str, ...], workshop: Path) -> None:
     (workshop / "long.jsonl").write_text(lines({"prompt": "1"}, {"prompt": "1" * 40}))
     (workshop / "empty.txt").write_text(" \n")
+    (workshop / "odd.jsonl").write_text(lines({"one": "1", "two": "2"}))
     before = contents(workshop)
     message = refused("evaluate", *arguments)
     for words in says:
         assert words in message
+    assert not re.search(r"\b(data|rewards|sampling)\.[a-z0-9]", message), "a recipe's key, and there is no recipe"
     assert contents(workshop) == before

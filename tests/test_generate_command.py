@@ -114,6 +114,15 @@ def test_a_file(workshop: Path) -> None:
     assert [problem.prompt for problem in problems_from_rows("out.jsonl")] == [row["prompt"] for row in rows]
 
 
+def test_the_format_of_a_file_is_told_by_its_columns(workshop: Path) -> None:
+    flags = ["--json", "--max-tokens", 5]
+    (workshop / "qa.jsonl").write_text(lines(*({"question": prompt, "answer": "1"} for prompt in SUMS)))
+    (workshop / "alpaca.jsonl").write_text(lines(*({"instruction": prompt, "output": "1"} for prompt in SUMS)))
+    expected = loopwise("generate", "model", "--data", "rows.jsonl", *flags).stdout
+    for file in ("qa.jsonl", "alpaca.jsonl"):
+        assert loopwise("generate", "model", "--data", file, *flags).stdout == expected
+
+
 def test_what_is_finished_stays_when_the_rest_fails(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from loopwise.generate.local import LocalGenerator
 
@@ -162,7 +171,7 @@ def test_a_message_to_a_model_with_a_template(workshop: Path, model: Path) -> No
 
 def test_a_conversation_from_a_pipe(workshop: Path, model: Path) -> None:
     chat = save_chat_model(workshop / "chat", model)
-    said = "1+1=\n\n2+2=\n/reset\n/rest\n1+1=\n/exit\n3+3=\n"
+    said = "1+1=\n\n2+2=\n/reset \n/rest\n1+1=\n/exit\n3+3=\n"
     result = loopwise("generate", chat, "--chat", "--max-tokens", 3, input=said)
     first, second, third = result.stdout.splitlines()
     assert first == third
@@ -208,7 +217,7 @@ def test_the_oldest_turns_leave_a_full_context(chatty: Speaker) -> None:
         sample = conversation.ask(f"{turn}+{turn}=", ignore, notes.append)
         assert sample is not None
         assert len(sample.prompt_ids) + 4 <= 48
-    assert notes[0] == "the context is full: the oldest 1 turns are forgotten"
+    assert notes[0] == "the context is full: the oldest turn is forgotten"
     assert conversation.messages[-2]["content"] == "5+5="
     assert conversation.messages[0]["content"] not in ("0+0=", "1+1=")
 
@@ -235,6 +244,17 @@ def test_ctrl_c_stops_the_answer_and_what_was_heard_is_remembered(chatty: Speake
     assert len(heard) == 3
     assert conversation.messages[-1] == {"role": "assistant", "content": "".join(heard)}
     assert conversation.ask("2+2=", ignore, ignore) is not None
+
+
+def test_an_empty_answer_is_remembered(chatty: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Speaker.stream
+    monkeypatch.setattr(Speaker, "stream", lambda self, problem, write: replace(stream(self, problem, ignore), text=""))
+    conversation = Conversation(chatty)
+    conversation.ask("1+1=", ignore, ignore)
+    asked, answered = {"role": "user", "content": "1+1="}, {"role": "assistant", "content": ""}
+    assert conversation.messages == (asked, answered)
+    conversation.ask("2+2=", ignore, ignore)
+    assert len(conversation.messages) == 4
 
 
 def test_a_terminal_is_spared_control_characters() -> None:
@@ -278,6 +298,7 @@ BAD = [
     (["model", "--prompt", "1", "--out", "no/where.jsonl"], ("there is no folder no", "Make it first")),
     (["model", "--data", "nowhere.jsonl", "--json"], ("nowhere.jsonl: no such file", "Check the path")),
     (["model", "--data", "rows.jsonl", "--prompt-column", "promt", "--json"], ('column "promt": missing', '"prompt"')),
+    (["model", "--data", "odd.jsonl", "--json"], ("fit no format", "--prompt-column")),
     (["model", "--data", "long.jsonl", "--json"], ("it has 40 tokens", "context of 32")),
     (["model", "--data", "chat.jsonl", "--json"], ("no chat template",)),
     (["model", "--chat", "--prompt", "1"], ("no chat template",)),
@@ -288,6 +309,7 @@ BAD = [
 def test_bad_input(arguments: list[str], says: tuple[str, ...], workshop: Path) -> None:
     (workshop / "long.jsonl").write_text(lines({"prompt": "1"}, {"prompt": "1" * 40}))
     (workshop / "chat.jsonl").write_text(lines({"prompt": [{"role": "user", "content": "1"}]}))
+    (workshop / "odd.jsonl").write_text(lines({"one": "1", "two": "2"}))
     before = contents(workshop)
     message = refused("generate", *arguments)
     for words in says:
@@ -297,6 +319,28 @@ def test_bad_input(arguments: list[str], says: tuple[str, ...], workshop: Path) 
 
 def test_input_that_is_no_text(workshop: Path) -> None:
     assert "standard input: not UTF-8 text" in refused("generate", "model", input=b"\xff\xfe")
+    result = CliRunner().invoke(app, ["generate", "model", "--chat", "--max-tokens", "3"], input=b"1+1=\n\xff\n")
+    assert result.exit_code == 2
+    assert "line of the conversation: not UTF-8 text" in result.stderr
+
+
+@pytest.mark.parametrize("flag", ["--prompt", "--system", "--stop"])
+def test_flags_that_are_no_text(flag: str, workshop: Path) -> None:
+    """What a shell hands over as bytes arrives as lone surrogates."""
+    prompt = [] if flag == "--prompt" else ["--prompt", "1"]
+    message = refused("generate", "model", *prompt, flag, "1\udcff")
+    assert f"{flag}: not UTF-8 text, found byte 0xff. Give it in UTF-8." in message
+
+
+def test_input_that_is_no_text_where_python_lets_it_pass(workshop: Path) -> None:
+    """As where the locale is C.UTF-8."""
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
+    for more, where in (([], "standard input"), (["--chat"], "line of the conversation")):
+        command = [sys.executable, "-m", "loopwise", "generate", "model", "--max-tokens", "3", *more]
+        done = subprocess.run(command, input=b"1+1=\xff\n", capture_output=True, env=environment, timeout=120)
+        assert done.returncode == 2
+        assert f"{where}: not UTF-8 text, found byte 0xff".encode() in done.stderr
+        assert b"Traceback" not in done.stderr
 
 
 def test_at_a_terminal(workshop: Path) -> None:

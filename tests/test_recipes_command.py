@@ -29,6 +29,7 @@ def test_every_recipe_says_what_it_is_for(recipe: ShippedRecipe) -> None:
     assert recipe.summary.endswith(".")
     assert set(recipe.builds_on) <= set(names())
     assert recipe.command in COMMANDS
+    assert recipe.time, "how long it takes: Time: about … on two cores."
 
 
 @pytest.mark.parametrize("recipe", catalogue(), ids=lambda recipe: recipe.name)

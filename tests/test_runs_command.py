@@ -17,6 +17,14 @@ from tests.command_line import contents, loopwise, refused, strict
 from loopwise.evaluate.stats import paired
 from loopwise.runs.journal import Journal
 
+PRETRAIN = """\
+model: {create: gpt2, depth: 1, context: 16, tokenizer: char}
+data: {train: here/text.txt, dev: 0.2, deduplicate: none}
+update: {steps: 2, batch_size: 2}
+rounds: 1
+prompts: []
+runtime: {threads: 1}
+"""
 FORMATS = ("jsonl", "csv", "parquet")
 OVER = "def over(prompts, completions, **c):\n    return [float(b > a) for a, b in zip(prompts, completions)]\n"
 
@@ -40,9 +48,30 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         loopwise(*improve, "data.train=others.jsonl", "--out", folder / "other")
         loopwise("tune", folder / "tune.yaml", "--out", folder / "tuned")
         loopwise("tune", folder / "tune.yaml", "update.steps=2", "--out", folder / "tuned2")
+        for name, file in (("wider", "mine.py"), ("harder", "hard.py")):
+            (folder / name).mkdir()
+            (folder / name / file).write_text(OVER if name == "wider" else OVER.replace("b > a", "b < a"))
+            loopwise(*improve, f"rewards=['{name}/{file}:over']", "--out", folder / name / "run")
+        loopwise(*improve, "controls=[unfiltered]", "--out", folder / "controlled")
+        _pretrain(folder)
     before = contents(folder)
     yield folder
     assert contents(folder) == before
+
+
+def _pretrain(folder: Path) -> None:
+    """Runs first and again (of the same text elsewhere), bytes (other tokens), apart (other text)."""
+    text = "".join(f"{a}+{b}={a + b}\n" for a in range(20) for b in range(8))
+    for name in ("here", "there"):
+        (folder / name).mkdir()
+        (folder / name / "text.txt").write_text(text)
+    (folder / "here" / "other.txt").write_text(text[::-1])
+    (folder / "pretrain.yaml").write_text(PRETRAIN)
+    train = ["pretrain", folder / "pretrain.yaml"]
+    loopwise(*train, "--out", folder / "first")
+    loopwise(*train, "seed=1", f"data.train={folder}/there/text.txt", "--out", folder / "again")
+    loopwise(*train, "model.tokenizer=byte", "--out", folder / "bytes")
+    loopwise(*train, "data.train=here/other.txt", "--out", folder / "apart")
 
 
 def parsed(file: Path) -> list[dict[str, Any]]:
@@ -106,6 +135,8 @@ BAD_EXPORTS = [
     (["a", "--to", "no/where.csv"], ("there is no folder no", "Make it first")),
     (["a", "--what", "model", "--to", "x", "--format", "csv"], ("--format says nothing about a model", "Leave it out")),
     (["a", "--what", "model", "--to", "model"], ("model: exists already",)),
+    (["a", "--to", "a/model/x.csv"], ("in the run's own folder", "another --to")),
+    (["a", "--what", "model", "--to", "a/checkpoints/x"], ("in the run's own folder",)),
     (["unfinished", "--what", "model", "--to", "x"], ("no model yet", "loopwise runs resume")),
     (["empty", "--to", "x.csv"], ("stopped before it began",)),
     (["a"], ("Missing option '--to'",)),
@@ -185,6 +216,54 @@ def test_results_of_runs_of_two_kinds(finished: Path) -> None:
     assert found["config"]["samples"] == [2, None]
     assert {entry["stage"] for entry in found["stages"]} >= {"result"}
     assert all("difference" not in entry for entry in found["stages"])
+
+
+def test_other_rewards_are_another_measure(finished: Path) -> None:
+    same = diff(finished / "a", finished / "wider" / "run")
+    assert all("difference" in entry for entry in same["stages"])
+    found = diff(finished / "a", finished / "harder" / "run")
+    assert {entry.get("unpaired") for entry in found["stages"]} == {"not the same measure"}
+    shown = loopwise("runs", "diff", finished / "a", finished / "harder" / "run").stdout
+    assert "not the same measure" in shown
+    assert "points" not in shown
+
+
+def test_likelihood_and_rewards_are_not_compared(finished: Path) -> None:
+    found = diff(finished / "a", finished / "tuned")
+    assert {entry["measure"] for entry in found["stages"]} == {"reward / likelihood"}
+    assert {entry["unpaired"] for entry in found["stages"]} == {"not the same measure"}
+
+
+def test_one_run_of_a_folder(finished: Path) -> None:
+    whole = diff(finished / "controlled", finished / "controlled")
+    assert {entry["stage"] for entry in whole["stages"]} == {"base", "control_unfiltered", "improved"}
+    one = diff(finished / "controlled", finished / "controlled", "--run", "control-unfiltered")
+    assert {entry["stage"] for entry in one["stages"]} == {"base", "control_unfiltered"}
+
+
+def test_pretraining_is_compared_in_bits_per_byte(finished: Path) -> None:
+    found = diff(finished / "first", finished / "again")
+    assert list(found["config"]) == ["data.train", "seed"]
+    entries = {(entry["stage"], entry["measure"]): entry for entry in found["stages"]}
+    assert [key[0] for key in entries] == [name for name in ("untrained", "ngram", "pretrained") for _ in range(2)]
+    entry, perplexity = (entries["pretrained", name] for name in ("bits a byte", "perplexity"))
+    sides = [strict((finished / name / "summary.json").read_text()) for name in ("first", "again")]
+    told = [side["stages"]["pretrained"]["dev"] for side in sides]
+    for side, figures in zip("ab", told, strict=True):
+        assert entry[side]["value"] == pytest.approx(figures["bits_per_byte"])
+        assert perplexity[side]["value"] == pytest.approx(figures["perplexity"])
+        assert entry[side]["ci95"][0] < figures["bits_per_byte"] < entry[side]["ci95"][1]
+    assert entry["difference"] == pytest.approx(told[1]["bits_per_byte"] - told[0]["bits_per_byte"], abs=0.02)
+    assert entries["ngram", "bits a byte"]["difference"] == 0.0
+
+
+def test_other_tokens_and_other_text_are_not_paired(finished: Path) -> None:
+    found = diff(finished / "first", finished / "bytes")
+    assert {entry["measure"] for entry in found["stages"]} == {"bits a byte"}
+    assert {entry["unpaired"] for entry in found["stages"]} == {"not the same tokens or windows"}
+    other = diff(finished / "first", finished / "apart")
+    assert {entry["unpaired"] for entry in other["stages"] if "unpaired" in entry} == {"not the same text"}
+    assert all("difference" not in entry for entry in other["stages"])
 
 
 def test_bad_diffs(finished: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from loopwise.config import ImproveRecipe, TuneRecipe, load_recipe, parse_recipe
-from loopwise.errors import ControlError, DiskFullError, OutputExistsError
+from loopwise.errors import ConfigError, ControlError, DataError, DiskFullError, OutputExistsError
+from loopwise.evaluate import likelihood
 from loopwise.models.folders import save_policy
 from loopwise.models.policy import Policy, Weights
 from loopwise.models.presets import character_tokenizer
@@ -116,6 +117,129 @@ def test_gsm8k_rows_tune_by_likelihood(gsm8k: Path, tmp_path: Path) -> None:
     stages = result.summary["stages"]
     assert stages["tuned"]["test"]["accuracy"] > stages["base"]["test"]["accuracy"]
     assert stages["base"]["test"]["accuracy"] < 0
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Callable[..., str]:
+    """Write a file of prompts and completions of the given lengths; its path."""
+
+    def write(name: str, lengths: Sequence[int]) -> str:
+        found = [{"prompt": f"{name}{number}", "completion": "x" * length} for number, length in enumerate(lengths)]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def tiny(data: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A recipe of a model that reads bytes, 32 of them at most."""
+    model = {"create": "gpt2", "depth": 1, "context": 32, "tokenizer": "byte"}
+    common = {"model": model, "runtime": {"threads": 1}, "sampling": {"max_tokens": 4}, "rounds": 1}
+    update = {"steps": 1, "batch_size": 2, **more.pop("update", {})}
+    return {**common, "data": data, "update": update, **more}
+
+
+MIXED = [3, 3, 60] * 10
+
+
+@pytest.mark.parametrize("too_long", ["drop", "truncate"])
+def test_held_out_rows_that_are_too_long_are_left_out_and_counted(
+    rows: Callable[..., str], tmp_path: Path, too_long: str, no_report: None
+) -> None:
+    watcher = Watcher()
+    content = tiny({"train": rows("t", MIXED), "dev": 9, "test": 6}, update={"too_long": too_long, "max_length": 31})
+    summary = tune(parse_recipe(TuneRecipe, content), tmp_path / "out", observer=watcher).summary
+    counts = summary["rows"]
+    assert list(counts) == ["t.jsonl", "dev", "test"]
+    for split, size in (("dev", 9), ("test", 6)):
+        assert 0 < counts[split]["dropped"] < size
+        assert counts[split]["rows"] + counts[split]["dropped"] == size
+        assert counts[split]["rows"] == summary["stages"]["tuned"][split]["n"]
+        assert f"{split}: {counts[split]['dropped']} of {size} rows left out, too long or empty" in watcher.notes
+    learned = counts["t.jsonl"]
+    assert learned["truncated" if too_long == "truncate" else "dropped"] + counts["dev"]["dropped"] + counts["test"][
+        "dropped"
+    ] == MIXED.count(60)
+
+
+def test_a_held_out_row_that_is_too_long_is_named(rows: Callable[..., str], tmp_path: Path) -> None:
+    data = {"train": rows("t", [3] * 9), "dev": rows("d", [3, 60]), "test": 0}
+    wanted = r"dev row \w+: 63 tokens, over the limit of 32\. Shorten it, take a model with a longer context, or"
+    with pytest.raises(DataError, match=wanted):
+        tune(parse_recipe(TuneRecipe, tiny(data)), tmp_path / "out")
+    by_likelihood = tiny(data, rewards=["exact_match"], gate={"metric": "likelihood"})
+    with pytest.raises(DataError, match=wanted):
+        improve(parse_recipe(ImproveRecipe, by_likelihood), tmp_path / "out")
+
+
+def test_the_loop_takes_labelled_rows_as_the_update_says(
+    rows: Callable[..., str], tmp_path: Path, no_report: None
+) -> None:
+    data = {"train": rows("t", MIXED), "labelled": rows("l", [2, 60]), "dev": 9, "test": 6}
+    content = tiny(
+        {**data, "reference_columns": ["completion"]},
+        rewards=[{"use": "exact_match", "options": {"column": "completion"}}],
+        gate={"metric": "likelihood"},
+        update={"too_long": "drop", "end_of_text": False},
+        controls=["gold"],
+        problems=4,
+        samples=2,
+    )
+    watcher = Watcher()
+    summary = improve(parse_recipe(ImproveRecipe, content), tmp_path / "out", observer=watcher).summary
+    counts = summary["rows"]
+    assert counts["labelled"] == {
+        "rows": 1,
+        "dropped": 1,
+        "truncated": 0,
+        "without_end_of_text": 1,
+        "tokens": 4,
+        "trained_tokens": 2,
+    }
+    assert counts["dev"]["dropped"] > 0
+    assert counts["dev"]["rows"] == summary["stages"]["control_gold"]["dev"]["n"]
+    assert "labelled: 1 of 2 rows left out, too long or empty" in watcher.notes
+
+
+def test_gold_rows_that_are_too_long_are_named_at_the_start(rows: Callable[..., str], tmp_path: Path) -> None:
+    data = {"train": rows("t", [3] * 20 + [60]), "dev": 0, "test": 0}
+    recipe = parse_recipe(ImproveRecipe, tiny(data, rewards=["exact_match"], controls=["gold"]))
+    with pytest.raises(DataError, match=r"train row \w+: \d+ tokens, over the limit of 32"):
+        improve(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_gate_measures_what_is_taught(
+    rows: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
+) -> None:
+    measured: list[list[int]] = []
+    inner = likelihood.token_logps
+
+    def watched(module: Any, batch: Sequence[Any]) -> Any:
+        measured.extend(list(row.token_ids) for row in batch)
+        return inner(module, batch)
+
+    monkeypatch.setattr(likelihood, "token_logps", watched)
+    data = {"train": rows("t", [3] * 20), "dev": 4, "test": 0}
+    for end_of_text, length in ((False, 3), (True, 4)):
+        measured.clear()
+        content = tiny(data, update={"end_of_text": end_of_text})
+        tune(parse_recipe(TuneRecipe, content), tmp_path / str(end_of_text))
+        assert {len(row) for row in measured} == {length}
+
+
+def test_rewards_that_would_not_be_measured_are_refused(rows: Callable[..., str], tmp_path: Path) -> None:
+    content = tiny({"train": rows("t", [3] * 20)}, rewards=["exact_match"])
+    with pytest.raises(ConfigError, match=r'key "rewards": .* Set gate\.metric: reward, or leave them out'):
+        tune(parse_recipe(TuneRecipe, content), tmp_path / "out")
+
+
+def test_a_small_task_has_texts_for_a_tokenizer(tmp_path: Path, no_report: None) -> None:
+    data = {"task": "sorting", "task_options": {"length": 3, "letters": 8}, "labelled": 50, "dev": 20, "test": 20}
+    content = tiny(data)
+    content["model"] = {**content["model"], "tokenizer": "char"}
+    assert tune(parse_recipe(TuneRecipe, content), tmp_path / "out").summary["rows"]["rows"]["rows"] == 50
 
 
 @pytest.fixture

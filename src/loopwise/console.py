@@ -46,7 +46,7 @@ class ConsoleObserver(Observer):
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bars = Progress(
-            TextColumn("  {task.description:<34}"),
+            TextColumn("  {task.description:<34}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("left"),
@@ -246,7 +246,7 @@ def recipe_table(recipes: Sequence[ShippedRecipe]) -> Table:
     for title in ("recipe", "command", "time", "what it does"):
         table.add_column(title, overflow="fold")
     for recipe in recipes:
-        table.add_row(recipe.name, recipe.command, recipe.time or "–", Text(recipe.summary))
+        table.add_row(*map(Text, (recipe.name, recipe.command, recipe.time or "–", recipe.summary)))
     return table
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from loopwise import loop
-from loopwise.config import ImproveRecipe, Recipe
+from loopwise.config import ImproveRecipe, PretrainRecipe, Recipe
 from loopwise.evaluate.groups import group_metrics, joined
 from loopwise.evaluate.likelihood import mean_logps
 from loopwise.evaluate.rewards import feedback_metrics
@@ -152,11 +152,13 @@ class Session:
     def _score(self, number: int, policy: Policy, split: str) -> np.ndarray:
         if self.parts.score is not None:
             return self.parts.score(policy, split)
-        problems = self.parts.streams.held_out[split]
-        if self.parts.recipe.gate.metric == "likelihood":
+        problems, recipe = self.parts.streams.held_out[split], self.parts.recipe
+        if recipe.gate.metric == "likelihood":
+            assert not isinstance(recipe, PretrainRecipe)
             completions = [self.parts.streams.completion(problem) for problem in problems]
-            return mean_logps(policy, problems, completions, self.parts.runtime)
-        greedy = replace(sampling_of(self.parts.recipe), temperature=0.0, top_k=0, top_p=1.0)
+            end_of_text = recipe.update.end_of_text
+            return mean_logps(policy, problems, completions, self.parts.runtime, end_of_text=end_of_text)
+        greedy = replace(sampling_of(recipe), temperature=0.0, top_k=0, top_p=1.0)
         return self.roller.at(number, split, greedy)(policy, problems, 1).feedback.totals
 
     def _remember(self, position: Position) -> None:

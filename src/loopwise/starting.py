@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from loopwise.blocks import ModelConfig, RewardConfig
+from loopwise.blocks import ModelConfig, RewardConfig, SFTConfig
 from loopwise.config import ImproveRecipe, Recipe, TuneRecipe
 from loopwise.data.formats import fingerprint
 from loopwise.errors import ResumeError
@@ -15,15 +16,17 @@ from loopwise.models.folders import load_policy
 from loopwise.models.lora import with_lora
 from loopwise.models.policy import Policy
 from loopwise.models.presets import create_policy
+from loopwise.observer import Observer
 from loopwise.runs.journal import Journal
 from loopwise.runtime import Runtime, run_async, seed_key
 from loopwise.tasks.base import Streams
 from loopwise.types import Feedback, Generator, Message, Problem, Request, Sample, Sampling
+from loopwise.update.rows import Encoding, encode_labelled
 from loopwise.workspace import JOURNAL, check_out
 
 TRIAL_PROBLEMS = 3
 TEXTS = 1000
-"""Problems of a first round that a tokenizer is trained on, beside the labelled rows."""
+"""Prompts of a first round that a tokenizer is trained on, beside the labelled rows; at most."""
 
 
 def sampling_of(recipe: Recipe) -> Sampling:
@@ -38,12 +41,12 @@ def start_policy(model: ModelConfig, runtime: Runtime, texts: Callable[[], Itera
 
 
 def texts_of(streams: Streams) -> Iterator[str]:
-    """What a tokenizer is trained on: labelled prompts and completions, and some of the problems to come."""
+    """What a tokenizer is trained on: labelled prompts and completions, and some of the prompts to come."""
     for problem in streams.labelled:
         yield from _texts(problem.prompt)
         yield from _texts(streams.completion(problem))
-    for problem in streams.draw(1, TEXTS):
-        yield from _texts(problem.prompt)
+    for prompt in streams.prompts(TEXTS):
+        yield from _texts(prompt)
 
 
 def _texts(content: str | Sequence[Message]) -> Iterator[str]:
@@ -81,6 +84,40 @@ def try_rewards(
     ]
     samples = run_async(generator.generate(base, requests, sampling_of(recipe)))
     return tuple(samples), run_async(feedback.check(problems, samples))
+
+
+def comparable(base: Policy, streams: Streams, config: SFTConfig) -> tuple[Streams, dict[str, Encoding]]:
+    """The streams with those held-out rows whose completions can be compared by likelihood, and what became of others.
+
+    Held-out rows are never cut, and ``config.max_length`` is for training: one over the model's context is an error, or
+    left out where ``config.too_long`` is drop or truncate. Raises DataError, too, where a split has no row left.
+    """
+    too_long = "error" if config.too_long == "error" else "drop"
+    config = config.model_copy(update={"max_length": None, "too_long": too_long})
+    held_out: dict[str, Sequence[Problem]] = {}
+    encodings = {}
+    for name, problems in streams.held_out.items():
+        completions = list(map(streams.completion, problems))
+        _, encodings[name] = encode_labelled(base, problems, completions, config, name)
+        held_out[name] = [problems[place] for place in encodings[name].places]
+    return replace(streams, held_out=held_out), encodings
+
+
+def row_counts(encodings: Mapping[str, Encoding]) -> dict[str, dict[str, int]]:
+    """What became of rows, for ``summary.json``."""
+    return {
+        name: {key: value for key, value in asdict(encoding).items() if key != "places"}
+        for name, encoding in encodings.items()
+    }
+
+
+def tell_rows(observer: Observer, encodings: Mapping[str, Encoding]) -> None:
+    """Say what became of rows that were not taken whole."""
+    for name, encoding in encodings.items():
+        found = {"left out, too long or empty": encoding.dropped, "cut at the limit": encoding.truncated}
+        for what, count in found.items():
+            if count:
+                observer.note("warning", f"{name}: {count:,} of {encoding.rows + encoding.dropped:,} rows {what}")
 
 
 def reward_fingerprint(rewards: Sequence[RewardConfig]) -> dict[str, str]:

@@ -20,11 +20,15 @@ Completion = str | Sequence[Message]
 
 @dataclass(frozen=True)
 class Problem:
-    """A prompt (text or chat messages) and its free columns; ``id`` is unique in its stream."""
+    """A prompt (text or chat messages) and its free columns; ``id`` is unique in its stream.
+
+    ``place`` is where it stands, as ``prompts.jsonl line 17``, for errors alone.
+    """
 
     id: str
     prompt: Prompt
     columns: Mapping[str, Any] = field(default_factory=dict)
+    place: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -109,11 +109,13 @@ def test_a_folder_is_read_in_order_and_names_what_it_passed_over(tmp_path: Path)
     lines(tmp_path / "a", "a")
     for name in ("picture.png", ".hidden.txt", "b/.cache/d.txt"):
         (tmp_path / name).write_text("no", encoding="utf-8")
+    (tmp_path / "linked").symlink_to(tmp_path / "b")
     source = read_source(SourceConfig(path=str(tmp_path)))
     assert [document.text for document in source.documents] == ["a", "saved", "z", "c"]
     assert [str(Path(file).relative_to(tmp_path)) for file in source.skipped] == [
         ".hidden.txt",
         "b/.cache",
+        "linked",
         "picture.png",
     ]
 
@@ -216,9 +218,9 @@ def test_one_document_is_cut_in_the_order_of_the_text(tmp_path: Path) -> None:
 def test_whole_documents_are_held_out_by_content_and_seed(tmp_path: Path) -> None:
     texts = [f"document {number} " + "x" * (number % 7) for number in range(200)]
     found = corpus(train=lines(tmp_path / "a", *texts), dev=0.1, test=0.05)
-    total = sum(map(len, texts))
+    total, half = sum(map(len, texts)), max(map(len, texts)) / 2
     for name, share in (("dev", 0.1), ("test", 0.05)):
-        assert 0.9 * share * total < found.counts[f"{name}/characters"] <= share * total
+        assert abs(found.counts[f"{name}/characters"] - share * total) <= half
         assert held(found, name) == [text for text in texts if text in set(held(found, name))], "in the text's order"
     assert sorted(train(found) + held(found, "dev") + held(found, "test")) == sorted(texts)
     assert all(document.opens and document.closes for document in found.held_out["dev"])
@@ -226,6 +228,24 @@ def test_whole_documents_are_held_out_by_content_and_seed(tmp_path: Path) -> Non
     assert set(held(reordered, "dev")) == set(held(found, "dev"))
     other = corpus(seed=1, train=lines(tmp_path / "a", *texts), dev=0.1, test=0.05)
     assert set(held(other, "dev")) != set(held(found, "dev"))
+
+
+def test_a_share_that_short_documents_cannot_fill_is_refused(tmp_path: Path) -> None:
+    books = tmp_path / "books"
+    for number in range(10):
+        _write(books / f"book{number}.txt", f"{number}".encode() * 990)
+    _write(books / "README.md", b"These are ten books.")
+    with pytest.raises(DataError, match=r"dev = 0\.05 of its text is 496 characters, and .* are no longer have 20 in"):
+        corpus(train=str(books), dev=0.05)
+    assert corpus(train=str(books), dev=0.1).counts["dev/characters"] >= 990
+
+
+def test_short_documents_are_not_favoured(tmp_path: Path) -> None:
+    rows = lines(tmp_path / "a", *(f"{number:03d}" + "x" * (97 if number % 2 else 7) for number in range(200)))
+    found = [held(corpus(seed, train=rows, dev=0.03), "dev") for seed in range(60)]
+    documents = [document for part in found for document in part]
+    long = sum(len(document) == 100 for document in documents)
+    assert 0.4 < long / len(documents) < 0.6
 
 
 def test_a_share_is_held_out_of_each_source(tmp_path: Path) -> None:
@@ -298,12 +318,32 @@ def test_a_held_out_file_is_read_as_the_first_source_is(tmp_path: Path) -> None:
     assert found.counts["dev/documents"] == 2
 
 
+def test_a_file_is_no_two_sources(tmp_path: Path) -> None:
+    folder = tmp_path / "plays"
+    text = "\n\n".join(f"scene {number} of a play" for number in range(40)).encode()
+    play, copy = _write(folder / "a.txt", text), _write(tmp_path / "copy.txt", text)
+    (tmp_path / "link.txt").symlink_to(play)
+    for other in (tmp_path / "link.txt", copy, folder):
+        with pytest.raises(ConfigError, match=f'key "data": {play} and {other} hold the same file'):
+            corpus(train=[str(play), {"path": str(other), "split_on": "\n\n"}])
+    with pytest.raises(ConfigError, match="hold the same file"):
+        corpus(train=[lines(tmp_path / "b", "one", "two"), {"path": str(play), "split_on": "\n\n"}], dev=str(copy))
+    other = tmp_path / "poems"
+    for number in range(20):
+        _write(other / f"{number}.txt", b"poem %02d" % number)
+        _write(folder / f"{number}.txt", b"act %02d" % number)
+    for home in (folder, other):
+        _write(home / "licence.txt", b"free")
+    assert corpus(train=[str(folder), str(other)], dev=0).counts["dropped/exact"] == 1
+
+
 def test_what_leaves_too_little(tmp_path: Path) -> None:
     rows = lines(tmp_path / "a", "a long document", "one as long as it")
     with pytest.raises(DataError) as caught:
         corpus(train=rows, dev=0.1)
     assert str(caught.value).startswith(
-        f"{rows}: none of its 2 documents is short enough to be data.dev = 0.1 of them. Cut the text into shorter"
+        f"{rows}: data.dev = 0.1 of its text is 3 characters, and those of its documents that are no longer have 0 in "
+        "all. Cut the text into shorter documents with split_on, "
     )
     with pytest.raises(DataError, match=r"too short a text \(1 characters\) to hold parts of it out"):
         corpus(train=lines(tmp_path / "b", "a"), dev=0.1)

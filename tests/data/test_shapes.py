@@ -229,6 +229,96 @@ def test_named_columns(tmp_path: Path) -> None:
         labelled_from_rows(path, format="text", prompt_column="poem")
 
 
+NAMED: list[tuple[str, dict[str, Any], str | None, str | None, Any, Any]] = [
+    ("alpaca", {"instruction": "i", "input": "x", "output": "o"}, None, "output", "i\nx", "o"),
+    ("alpaca", {"instruction": "i", "input": "x", "gold": "g"}, None, "gold", "i\nx", "g"),
+    ("preference", {"prompt": "p", "chosen": "c", "rejected": "r"}, "prompt", None, "p", "c"),
+    ("preference", {"q": "p", "better": "c", "rejected": "r"}, "q", "better", "p", "c"),
+    ("sharegpt", {"conversations": told([("human", "2+2?"), ("gpt", "4")])}, None, "completion", ASKED, "4"),
+    ("messages", {"messages": [*ASKED, *said("a: 4")]}, "messages", "completion", ASKED, "4"),
+    ("unpaired", {"prompt": "p", "completion": "c", "label": True}, None, "completion", "p", "c"),
+    ("unpaired", {"q": "p", "completion": "c", "label": True}, "q", None, "p", "c"),
+    ("verl", {"q": "p", "reward_model": {"ground_truth": "4"}, "a": "4"}, "q", "a", "p", "4"),
+    ("question_answer", {"question": "q", "gold": "g"}, None, "gold", "q", "g"),
+    # Where the named columns say what is meant, the others do not tell the format.
+    ("prompt_completion", {"text": "t", "category": "c"}, "text", "category", "t", "c"),
+    ("prompt_completion", {"text": "t", "kind": "c", "label": 3}, "text", "kind", "t", "c"),
+    ("prompt_completion", {"prompt": "p", "completion": "c", "label": False, "gold": "g"}, None, "gold", "p", "g"),
+    ("prompt_completion", {"instruction": "i", "input": "x", "output": "o", "text": "t"}, "text", "output", "t", "o"),
+    ("question_answer", {"messages": ASKED, "answer": "4"}, "messages", "answer", ASKED, "4"),
+    ("prompt_completion", {"prompt": "2+2?", "messages": [*ASKED, *said("a: 4")]}, "prompt", "messages", "2+2?", "4"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "prompt_column", "completion_column", "prompt", "completion"), NAMED)
+def test_named_columns_take_the_place_of_the_format_s_own(
+    tmp_path: Path, name: str, row: Any, prompt_column: Any, completion_column: Any, prompt: Any, completion: Any
+) -> None:
+    path = write(tmp_path / "a.jsonl", row)
+    columns = {"prompt_column": prompt_column, "completion_column": completion_column}
+    (labelled,) = labelled_from_rows(path, **columns)
+    assert (plain(labelled.problem.prompt), labelled.completion) == (prompt, completion)
+    assert shape_of([Row("", 1, row)], "auto", **columns).name == name
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt_column", "completion_column", "references"),
+    [
+        (
+            {"prompt": "p", "reward_model": {"ground_truth": "4"}},
+            "prompt",
+            None,
+            {"ground_truth", "reward_model", "extra_info"},
+        ),
+        (
+            {"q": "p", "reward_model": {"ground_truth": "4"}},
+            "q",
+            None,
+            {"ground_truth", "reward_model", "extra_info"},
+        ),
+        ({"prompt": "p", "chosen": "c", "rejected": "r"}, "prompt", "chosen", {"rejected"}),
+        ({"prompt": "p", "chosen": "c", "rejected": "r", "gold": "g"}, None, "gold", {"rejected", "chosen"}),
+        ({"prompt": "p", "completion": "c", "label": True}, "prompt", "completion", {"label"}),
+        ({"question": "q", "answer": "a", "gold": "g"}, None, "gold", {"answer"}),
+        ({"question": "q", "answer": "a", "gold": "g"}, "answer", "gold", set()),
+    ],
+)
+def test_what_gives_an_answer_away_is_a_reference_whatever_is_named(
+    row: dict[str, Any], prompt_column: str | None, completion_column: str | None, references: set[str]
+) -> None:
+    assert set(shape_of([Row("", 1, row)], "auto", prompt_column, completion_column).references) == references
+
+
+def test_rows_labelled_false_are_not_learned_where_columns_are_named(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}", "completion": "c", "label": not n} for n in range(3)]
+    source = read_source(write(tmp_path / "a.jsonl", *rows), "auto", "prompt", "completion", supervised=True)
+    assert ([problem.prompt for problem in source.problems], source.left_out) == (["0"], 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt_column", "completion_column", "message"),
+    [
+        ({"question": "q", "answer": "a"}, "qestion", None, 'column "qestion": missing. Did you mean "question"?'),
+        ({"chosen": "a b", "rejected": "a c"}, "promt", None, 'column "promt": missing'),
+        ({"messages": ASKED}, "mesages", None, 'column "mesages": missing. Did you mean "messages"?'),
+        ({"text": "t", "category": "c"}, None, "category", 'column "prompt": missing. Known: category, text.'),
+        (
+            {"messages": ASKED},
+            None,
+            "answer",
+            'key "data.completion_column": rows of format messages have no such column. Leave it out.',
+        ),
+    ],
+)
+def test_named_columns_that_are_not_there(
+    tmp_path: Path, row: dict[str, Any], prompt_column: Any, completion_column: Any, message: str
+) -> None:
+    path = write(tmp_path / "a.jsonl", row)
+    with pytest.raises((ConfigError, ProblemFileError)) as caught:
+        labelled_from_rows(path, prompt_column=prompt_column, completion_column=completion_column)
+    assert message in str(caught.value)
+
+
 PRECEDENCE = [
     ("messages", ["prompt", "prompt_id", "messages"]),
     ("alpaca", ["instruction", "input", "output", "text"]),

@@ -51,7 +51,7 @@ def test_no_column_makes_a_problem_another_one() -> None:
 def test_check_disjoint_by_a_key_of_ones_own() -> None:
     train, dev = make("12+7"), make("7+12")
     check_disjoint(train, {"dev": dev})
-    with pytest.raises(OverlapError):
+    with pytest.raises(OverlapError, match=r'for example "7\+12" = "12\+7"\. '):
         check_disjoint(train, {"dev": dev}, lambda problem: "+".join(sorted(str(problem.prompt).split("+"))))
 
 
@@ -63,11 +63,26 @@ def test_check_disjoint_names_every_pair_of_splits() -> None:
     with pytest.raises(OverlapError) as caught:
         check_disjoint(make("a", "b", "c"), {"dev": make("x", "c ", "b", "a"), "test": make("x", "y")})
     assert str(caught.value) == (
-        "dev: 3 of 4 different problems are also in train, for example dev id1 = train id2 and dev id2 = train id1. "
+        'dev: 3 of 4 different problems are also in train, for example "c" and "b". '
         "Remove them from train or from dev.\n"
-        "test: 1 of 2 different problems are also in dev, for example test id0 = dev id0. "
+        'test: 1 of 2 different problems are also in dev, for example "x". '
         "Remove them from dev or from test."
     )
+
+
+@pytest.mark.parametrize(
+    ("problem", "shown"),
+    [
+        (Problem("1", "3" * 40), '"' + "3" * 40 + '"'),
+        (Problem("1", "a\n\n" + "3" * 40), '"a ' + "3" * 38 + '…"'),
+        (Problem("1", "", {"text": '床前"明月光'}), '"床前\\"明月光"'),
+        (Problem("1", ({"role": "system", "content": "Add."}, {"role": "user", "content": "2+2"})), '"2+2"'),
+    ],
+)
+def test_overlaps_show_how_problems_begin(problem: Problem, shown: str) -> None:
+    with pytest.raises(OverlapError) as caught:
+        check_disjoint([problem], {"dev": [problem]})
+    assert f"for example {shown}. Remove" in str(caught.value)
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(0, 9), st.data())

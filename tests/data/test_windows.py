@@ -13,8 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwise.data.batches import mixture_batch
+from loopwise.data.encoding import encode_documents
+from loopwise.data.sources import Document
 from loopwise.data.windows import Windows, evaluation_windows, frame, gather, pack
 from loopwise.errors import DataError
+from loopwise.models.policy import Policy
+from loopwise.models.presets import character_tokenizer
+from loopwise.models.tokens import encode_prompts
+from loopwise.types import Problem
 
 SHAKESPEARE = Path(__file__).resolve().parents[3] / "shared" / "data" / "tinyshakespeare.txt"
 END = 0
@@ -44,6 +50,27 @@ def test_frame(end: int | None, opens: bool, closes: bool, expected: list[int]) 
     document = frame([5, 6], end, opens=opens, closes=closes)
     assert document.tolist() == expected
     assert document.dtype == np.int32
+
+
+def test_what_opens_a_document_may_differ_from_what_closes_it() -> None:
+    assert frame([5, 6], 0, 1).tolist() == [1, 5, 6, 0]
+    assert frame([5, 6], None, 1).tolist() == [1, 5, 6]
+    assert frame([5, 6], 0, 1, opens=False).tolist() == [5, 6, 0]
+    [(windows, _)] = evaluation_windows([frame(text, 0, 1) for text in ([5, 6], [7])], 9).batches(1)
+    assert predictions(windows) == [(1, 5), (5, 6), (6, 0), (1, 7), (7, 0)]
+    assert windows.position_ids is not None
+    assert windows.position_ids.tolist() == [[0, 1, 2, 0, 1]]
+
+
+@pytest.mark.parametrize("opening", [None, "<s>"])
+def test_documents_open_as_an_empty_prompt_does(opening: str | None) -> None:
+    policy = Policy(tokenizer=character_tokenizer("ab"))
+    if opening:
+        policy.tokenizer.add_special_tokens({"bos_token": opening})
+    [[begin]] = encode_prompts(policy, [Problem("p", "")])
+    [document] = encode_documents(policy, [Document("ab", "here")])
+    assert document.tolist() == [begin, 3, 4, policy.tokenizer.eos_token_id]
+    assert (begin != policy.tokenizer.eos_token_id) == bool(opening)
 
 
 def test_targets_and_positions_equal_those_written_by_hand() -> None:
@@ -204,4 +231,6 @@ def test_too_little_text() -> None:
     )
     with pytest.raises(DataError) as caught:
         evaluation_windows([frame([1], None), frame([], None)], 6)
-    assert str(caught.value) == "2 documents of less than two tokens: nothing to predict. Add text."
+    assert str(caught.value) == "the text has 2 documents of less than two tokens: nothing to predict. Add text."
+    with pytest.raises(DataError, match=r"^poems makes 5 tokens"):
+        pack(framed([1, 2], [3]), 6, "poems")

@@ -11,6 +11,9 @@ import pytest
 
 pytest.importorskip("math_verify", reason="needs math-verify")
 
+from math_verify.errors import TimeoutException
+
+from loopwise.evaluate import mathematics
 from loopwise.evaluate.mathematics import same_value
 from loopwise.evaluate.rules import RULES
 
@@ -80,6 +83,22 @@ def test_outside_the_main_thread() -> None:
 def test_what_would_take_for_ever_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loopwise.evaluate.mathematics.MOST_SECONDS", 1)
     assert same_value("$9^{9^{9^{9}}}$", "3") == 0.0
+
+
+def test_a_time_out_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = [True]
+
+    def parse(text: str, **_: Any) -> list[Any]:
+        if late and late.pop():
+            raise TimeoutException
+        return [text]
+
+    monkeypatch.setattr(mathematics, "_library", lambda: (parse, lambda a, b, **_: a == b, TimeoutException))
+    mathematics._parsed.cache_clear()
+    try:
+        assert [same_value("731", "731") for _ in range(2)] == [None, 1.0]
+    finally:
+        mathematics._parsed.cache_clear()
 
 
 def test_gold_answers_of_gsm8k() -> None:

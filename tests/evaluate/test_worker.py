@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from loopwise.evaluate.contract import Batch, CallError, Outcome
 from loopwise.evaluate.supervisor import WorkerReward
+from loopwise.evaluate.worker import RULE_MEMORY
 
 
 def batch(*completions: str, **columns: list[Any]) -> Batch:
@@ -41,6 +43,10 @@ def worker(reward_file: Any) -> Iterator[Callable[..., WorkerReward]]:
     yield start
     for one in started:
         one.close()
+
+
+def rule_worker(name: str, **options: Any) -> WorkerReward:
+    return WorkerReward({"kind": "rule", "source": name, "function": name, "options": options}, 20.0)
 
 
 def alive(process: int) -> bool:
@@ -290,3 +296,24 @@ def test_the_worker_loads_nothing_heavy() -> None:
     code = "import sys, loopwise.evaluate.worker; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "pydantic", "scipy", "asyncio"} & set(loaded)
+
+
+def test_only_rules_have_a_limit_of_memory(worker: Callable[..., WorkerReward]) -> None:
+    source = """
+        import resource
+        def reward(completions, **_):
+            return [float(resource.getrlimit(resource.RLIMIT_AS)[0]) for _ in completions]
+    """
+    own = float(resource.getrlimit(resource.RLIMIT_AS)[0])
+    theirs = worker(source)
+    assert call(theirs, "x").rewards == [own]
+    rule = rule_worker("regex", pattern="a")
+    try:
+        assert call(rule, "a").rewards == [1.0]
+        assert rule._process is not None
+        limits = Path(f"/proc/{rule._process.popen.pid}/limits")
+        if not limits.exists():
+            pytest.skip("needs /proc")
+        assert f"Max address space         {RULE_MEMORY} " in limits.read_text()
+    finally:
+        rule.close()

@@ -125,3 +125,23 @@ def test_a_vocabulary_larger_than_the_model(folder: Path, runtime: Runtime) -> N
 def test_a_model_larger_than_the_vocabulary_is_fine(folder: Path, runtime: Runtime) -> None:
     character_tokenizer("0123456789").save_pretrained(folder)
     assert load_policy(folder, runtime).weights is not None
+
+
+CODE = "open({trace!r}, 'w').close()\n"
+
+
+def test_code_in_a_folder_is_never_run_nor_asked_about(
+    folder: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = tmp_path / "trace"
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(CODE.format(trace=str(trace)))
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda *_: asked.append("") or "y")
+    message = refusal(folder, runtime)
+    assert "it needs program code from its own folder, which loopwise never runs" in message
+    assert "trust_remote_code" not in message
+    assert not asked
+    assert not trace.exists()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from loopwise.models.logps import TokenRow, token_logps
+from loopwise.data.windows import Windows
+from loopwise.models import logps as module_of_logps
+from loopwise.models.logps import TokenRow, token_logps, window_logps
 from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime
 
@@ -74,3 +77,33 @@ def test_bfloat16_compute_gives_finite_fp32(policy: Policy, runtime: Runtime) ->
     assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
     exact, _ = token_logps(policy.weights.module, RAGGED)
     torch.testing.assert_close(logps.detach(), exact, atol=0.15, rtol=0.05)
+
+
+def test_a_large_vocabulary_is_read_in_parts(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = np.arange(24).reshape(2, 12) + 3
+    windows = Windows(ids, ids + 1, None)
+    whole, parted = policy.weights.trainable(), policy.weights.trainable()
+    expected = window_logps(whole, windows)
+    expected.sum().backward()
+    seen: list[int] = []
+    original = module_of_logps._target_logps
+
+    def counted(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(logits.numel())
+        return original(logits, targets)
+
+    most = 5 * policy.weights.module.config.vocab_size
+    monkeypatch.setattr(module_of_logps, "LOGITS_AT_ONCE", most)
+    monkeypatch.setattr(module_of_logps, "_target_logps", counted)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+        found = window_logps(parted, windows)
+    assert max(kept) <= max(most, *(parameter.numel() for parameter in parted.parameters()))
+    found.sum().backward()
+    assert torch.equal(found, expected)
+    assert max(seen) == most
+    assert len(seen) == 10, "five parts, read again for the gradient"
+    for ours, theirs in zip(parted.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    with torch.inference_mode():
+        assert torch.equal(window_logps(parted, windows), expected)

@@ -80,6 +80,29 @@ def test_the_id_differs_for_any_changed_part(policy: Policy) -> None:
     assert policy.with_module(policy.weights.trainable()).id == policy.id
 
 
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_the_id_covers_what_computes_with_the_tensors(make_policy: Callable[..., Policy], shape: str) -> None:
+    policy = make_policy(shape)
+    ids = {policy.weights.id}
+    for name, value in {
+        "num_attention_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5.0},
+    }.items():
+        other = Weights.of(policy.weights.module)
+        setattr(other.module.config, name, value)
+        ids.add(other.id)
+    assert len(ids) == 3
+
+
+def test_the_id_does_not_depend_on_how_a_model_is_run_or_where_it_came_from(policy: Policy) -> None:
+    other = Weights.of(policy.weights.module)
+    other.module.set_attn_implementation("sdpa" if other.module.config._attn_implementation == "eager" else "eager")
+    config = other.module.config
+    config.dtype, config.name_or_path, config.architectures = torch.bfloat16, "elsewhere", ["AnotherName"]
+    config.transformers_version, config.use_cache = "4.0", False
+    assert other.id == policy.weights.id
+
+
 def test_a_tokenizer_with_several_chat_templates_has_an_id(policy: Policy) -> None:
     tokenizer = character_tokenizer("0123456789+=")
     tokenizer.chat_template = {"default": "a", "tool_use": "b"}

@@ -45,7 +45,8 @@ WRITTEN = st.lists(st.one_of(UNICODE, st.sampled_from(HARD)), max_size=6).map(""
 
 
 def made(kind: str, chat: bool = False, vocabulary: int = 400) -> Any:
-    return make_tokenizer(TokenizerConfig(kind=kind, chat=chat, vocabulary=vocabulary), TEXTS)
+    size = {} if kind == "byte" else {"vocabulary": vocabulary}
+    return make_tokenizer(TokenizerConfig(kind=kind, chat=chat, **size), TEXTS)
 
 
 TOKENIZERS = {(kind, chat): made(kind, chat) for kind in KINDS for chat in (False, True)}
@@ -137,7 +138,7 @@ def test_special_tokens(kind: str, chat: bool) -> None:
 def test_bytes_are_numbered_in_order() -> None:
     assert TOKENIZERS["byte", False]("é\x00\xff".encode().decode())["input_ids"] == [2 + b for b in "é\x00ÿ".encode()]
     assert len(TOKENIZERS["byte", True]) == 260
-    assert model_of(made("byte", vocabulary=1)) == model_of(TOKENIZERS["byte", False])
+    assert model_of(made("byte")) == model_of(TOKENIZERS["byte", False])
 
 
 def test_frequent_characters_are_one_token_and_rare_ones_their_bytes() -> None:
@@ -216,7 +217,9 @@ def test_a_folder_without_a_usable_tokenizer_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_real_text_comes_back(kind: str, name: str) -> None:
     texts = poems() if name.endswith("json") else [real_text(name)[:100_000]]
-    policy = Policy(tokenizer=make_tokenizer(TokenizerConfig(kind=kind, vocabulary=1024), texts))
+    policy = Policy(
+        tokenizer=make_tokenizer(TokenizerConfig(kind=kind, **({} if kind == "byte" else {"vocabulary": 1024})), texts)
+    )
     assert decode(policy, encode_texts(policy, texts)) == texts
 
 
@@ -227,3 +230,16 @@ def test_bpe_compresses_english_and_chinese() -> None:
     assert 100_000 / len(ids) > 2.9
     rows = encode_texts(Policy(tokenizer=make_tokenizer(config, chinese)), chinese)
     assert sum(map(len, chinese)) / sum(map(len, rows)) > 1.2
+
+
+def test_code_in_a_folder_is_never_run_nor_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = tmp_path / "trace"
+    content = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(content))
+    (tmp_path / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda *_: asked.append("") or "y")
+    with pytest.raises(ConfigError, match="from its own folder, which loopwise never runs"):
+        make_tokenizer(TokenizerConfig(path=str(tmp_path)))
+    assert not asked
+    assert not trace.exists()

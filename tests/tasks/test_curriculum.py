@@ -14,6 +14,7 @@ from loopwise.data.streams import draw
 from loopwise.errors import ConfigError
 from loopwise.tasks.base import Streams
 from loopwise.tasks.curriculum import PassRate, apportion, bucket_rates, check_curriculum, draw_round, weight
+from loopwise.tasks.options import level_options
 from loopwise.tasks.streams import open_streams
 from loopwise.types import Problem
 
@@ -70,6 +71,14 @@ def test_a_level_counts_the_groups_of_its_last_round() -> None:
         "digits=9/add-5-6": (2, 1, 1),
     }
     assert bucket_rates(groups, LEVELS) == {"digits=1": (2, 3, 16), "digits=9/add-5-6": (2, 1, 1)}
+
+
+def test_levels_may_have_slashes_in_their_names() -> None:
+    options = {"levels": [{"operators": ["+"]}, {"operators": ["+", "/"]}, {"operators": ["+", "/"], "min_terms": 3}]}
+    levels = tuple(level_options(options))
+    groups = {f"{level}/chain-1": (1, passed, 8) for passed, level in enumerate(levels, 1)}
+    assert bucket_rates(groups, levels) == {level: (1, passed, 8) for passed, level in enumerate(levels, 1)}
+    assert bucket_rates({"op=a/b/c-1": (1, 2, 8)}, ("op=a", "op=a/b")) == {"op=a/b": (1, 2, 8)}
 
 
 def test_rows_that_all_passed_or_all_failed_wait() -> None:

@@ -92,6 +92,7 @@ def test_an_exhausted_task_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(streams.draw(1, 2)) == 2
     with pytest.raises(ConfigError, match="too few distinct problems: stream train-1 needs 3, and after 2"):
         streams.draw(1, 3)
+    assert streams.prompts(3) == [problem.prompt for problem in streams.draw(1, 2)], "what there is of them"
 
 
 def test_an_unknown_task_names_the_nearest() -> None:
@@ -103,6 +104,20 @@ def test_an_unknown_task_names_the_nearest() -> None:
 def test_a_task_takes_numbers_not_files(key: str) -> None:
     with pytest.raises(ConfigError, match=f'key "data.{key}".*give a number'):
         addition(**{key: "rows.jsonl"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format", "alpaca"),
+        ("prompt_column", "question"),
+        ("completion_column", "answer"),
+        ("augment", "augment.py:shout"),
+    ],
+)
+def test_a_task_takes_no_keys_of_row_files(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f'key "data.{key}": is for row files, .* Leave it out'):
+        addition(**{key: value})
 
 
 def test_a_tenth_of_a_file_is_held_out_twice(tmp_path: Path) -> None:
@@ -188,6 +203,25 @@ def test_supervised_streams_learn_the_training_rows(tmp_path: Path) -> None:
     messages = rows(tmp_path, "chat.jsonl", ["a", "b"], completion=[{"role": "assistant", "content": "sure"}])
     streams = files(supervised=True, train=messages, dev=0, test=0)
     assert [streams.completion(problem) for problem in streams.labelled] == ["sure", "sure"]
+    with pytest.raises(ConfigError, match=r'key "data.labelled": .* name both files under "data.train"'):
+        files(supervised=True, train=train, labelled=messages)
+
+
+@pytest.mark.parametrize("value", [["c"], [], ["a", "b"], [{"role": "user"}], {"text": "c"}])
+def test_a_completion_is_text_or_messages(tmp_path: Path, value: Any) -> None:
+    train = rows(tmp_path, "train.jsonl", ["1+1=", "2+1="], gold=value)
+    streams = files(train=train, completion_column="gold", dev=0, test=0)
+    with pytest.raises(DataError, match=r"""'\d\+1=', column "gold": expected text or a list of messages, found """):
+        streams.completion(streams.rows[0])
+
+
+def test_completions_that_are_numbers_or_several_messages(tmp_path: Path) -> None:
+    said = [{"role": role, "content": "so"} for role in ("assistant", "user", "assistant")]
+    for value, wanted in ((3, "3"), (said, tuple(said)), (said[:1], "so")):
+        train = rows(tmp_path, "train.jsonl", ["1+1=", "2+1="], gold=value)
+        streams = files(train=train, completion_column="gold", dev=0, test=0)
+        assert streams.completion(streams.rows[0]) == wanted
+    assert sorted(streams.prompts(99)) == ["1+1=", "2+1="]
 
 
 def test_a_supervised_task_needs_labels() -> None:

@@ -78,9 +78,9 @@ def test_labelled_rows_end_with_end_of_text(policy: Policy) -> None:
 def test_a_labelled_row_over_the_limit_is_named(policy: Policy) -> None:
     problems = [Problem("short", "1+1="), Problem("long", "1" * 40)]
     labelled_rows(policy, problems, ["2", "2" * 7], None)
-    with pytest.raises(DataError, match=r"labelled row long: 49 tokens, over the limit of 48\. .*update\.max_length"):
+    with pytest.raises(DataError, match=r"labelled row long: 49 tokens, over the limit of 48\. .*longer context"):
         labelled_rows(policy, problems, ["2", "2" * 8], None)
-    with pytest.raises(DataError, match="labelled row short: 6 tokens, over the limit of 5"):
+    with pytest.raises(DataError, match=r"labelled row short: 6 tokens, over the limit of 5\. .*update\.max_length"):
         labelled_rows(policy, problems, ["2", "2"], 5)
 
 

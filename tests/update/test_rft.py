@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from loopwise.blocks import OptimizerConfig, RFTConfig
+from loopwise.errors import DataError
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_completions, encode_prompts
@@ -170,6 +171,23 @@ def test_gold_learns_the_references_and_draws_nothing(policy: Policy, context: C
     updated = update(policy, None, PROBLEMS, rollouts, context)
     assert rollouts.calls == []
     assert pool_of(updated.state) == rows(policy, (0, "1"), (1, "2"), (2, "3"))
+
+
+def test_gold_answers_are_encoded_as_labelled_rows_are(policy: Policy, context: Context) -> None:
+    problems = [*PROBLEMS[:2], Problem("long", "9+9=", {"answer": "8" * 20})]
+
+    def pooled(problems: Sequence[Problem], **changes: Any) -> list[tuple[int, ...]]:
+        config = CONFIG.model_copy(update={"keep": "gold", "max_length": 12, **changes})
+        update = RFT(config, (), samples=1, rounds=1, gold=lambda problem: problem.columns["answer"])
+        return [row.token_ids for row in pool_of(update(policy, None, problems, Rollouts(), context).state)]
+
+    short = [row.token_ids for row in rows(policy, (0, "1"), (1, "2"))]
+    assert pooled(problems, too_long="drop") == short
+    assert pooled(problems[2:], too_long="drop") == [], "a round of such rows alone learns nothing, and is no error"
+    assert len(pooled(problems, too_long="truncate")[2]) == 8
+    assert pooled(problems[:2], end_of_text=False) == [ids[:-1] for ids in short]
+    with pytest.raises(DataError, match="labelled row long: 25 tokens, over the limit of 12"):
+        pooled(problems)
 
 
 def test_none_goes_on_with_the_labelled_rows_alone(

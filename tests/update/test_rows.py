@@ -29,7 +29,7 @@ def test_rows_that_fit_are_counted(chat: Policy) -> None:
     rows, encoding = encode_labelled(chat, PROBLEMS[:2], COMPLETIONS[:2], SFTConfig())
     assert [row.token_ids for row in rows] == [(*ids("c"), 1), (*ids("defghijk"), 1)]
     assert encoding == Encoding(
-        rows=2, dropped=0, truncated=0, without_end_of_text=0, tokens=4 + 11, trained_tokens=2 + 9
+        places=(0, 1), rows=2, dropped=0, truncated=0, without_end_of_text=0, tokens=4 + 11, trained_tokens=2 + 9
     )
     assert rows == labelled_rows(chat, PROBLEMS[:2], COMPLETIONS[:2], None)
 
@@ -42,14 +42,14 @@ def test_a_row_that_is_too_long_is_an_error_by_default(chat: Policy) -> None:
 def test_rows_that_are_too_long_can_be_dropped(chat: Policy) -> None:
     rows, encoding = encode_labelled(chat, PROBLEMS, COMPLETIONS, SFTConfig(max_length=8, too_long="drop"))
     assert [row.token_ids for row in rows] == [(*ids("c"), 1)]
-    assert encoding == Encoding(1, 2, 0, 0, 4, 2)
+    assert encoding == Encoding((0,), 1, 2, 0, 0, 4, 2)
 
 
 def test_rows_that_are_too_long_can_lose_their_end(chat: Policy) -> None:
     rows, encoding = encode_labelled(chat, PROBLEMS, COMPLETIONS, SFTConfig(max_length=8, too_long="truncate"))
     # Of "full", the prompt alone fills the row: nothing would be learned.
     assert [row.token_ids for row in rows] == [(*ids("c"), 1), ids("defghi")]
-    assert encoding == Encoding(2, 1, 1, 1, 12, 8)
+    assert encoding == Encoding((0, 1), 2, 1, 1, 1, 12, 8)
 
 
 def test_the_context_limits_rows_too(policy: Policy) -> None:
@@ -62,7 +62,7 @@ def test_the_context_limits_rows_too(policy: Policy) -> None:
 def test_completions_can_be_left_open(chat: Policy) -> None:
     rows, encoding = encode_labelled(chat, PROBLEMS[:2], ["c", ""], SFTConfig(end_of_text=False))
     assert [row.token_ids for row in rows] == [ids("c")]
-    assert encoding == Encoding(1, 1, 0, 1, 3, 1)
+    assert encoding == Encoding((0,), 1, 1, 0, 1, 3, 1)
 
 
 def test_a_conversation_is_cut_after_what_is_learned(chat: Policy) -> None:
@@ -82,9 +82,26 @@ def test_a_conversation_is_cut_after_what_is_learned(chat: Policy) -> None:
 
 @pytest.mark.parametrize("too_long", ["drop", "truncate"])
 def test_a_run_without_any_row_left_is_refused(chat: Policy, too_long: str) -> None:
-    with pytest.raises(DataError, match=r"labelled rows: none of 1 is left to train on.*limit of 8 tokens"):
+    with pytest.raises(DataError, match=r"labelled rows: none of 1 is left, .*limit of 8 tokens"):
         encode_labelled(chat, PROBLEMS[2:], COMPLETIONS[2:], SFTConfig(max_length=8, too_long=too_long))
 
 
 def test_no_rows_are_no_error(chat: Policy) -> None:
-    assert encode_labelled(chat, [], [], SFTConfig()) == ((), Encoding(0, 0, 0, 0, 0, 0))
+    assert encode_labelled(chat, [], [], SFTConfig()) == ((), Encoding((), 0, 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("config", "mend"),
+    [
+        (SFTConfig(max_length=20), "raise update.max_length, or"),
+        (SFTConfig(max_length=99), "take a model with a longer context, or"),
+    ],
+)
+def test_the_mend_is_of_what_limits(policy: Policy, config: SFTConfig, mend: str) -> None:
+    with pytest.raises(DataError, match=rf"^dev row p: .* over the limit of .*\. Shorten it, {mend} .*too_long: drop"):
+        encode_labelled(policy, [Problem("p", "1" * 40)], ["2" * 20], config, "dev")
+
+
+def test_rows_that_are_all_empty_are_to_be_filled_in(chat: Policy) -> None:
+    with pytest.raises(DataError, match=r"because each has an empty completion\. Fill them in\."):
+        encode_labelled(chat, PROBLEMS, ["", "", ""], SFTConfig(end_of_text=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,24 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the summary as JSON on standard output, the rest on standard error.")
 ]
 JsonAlone = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_FLAGS = (
+    (r'(?:evaluate: )?unknown key "rewards\.\d+\.', '--reward: unknown key "'),
+    (r'(?:evaluate: )?key "rewards\.\d+"', "--reward"),
+    (r'(?:evaluate: )?key "rewards\.\d+\.', '--reward, key "'),
+    (r'key "data\.task_options\.([^"]+)"', r"--task-option \1"),
+    (r'key "data\.task_options"', "--task-option"),
+    (r"\bdata\.task_options\.", "--task-option "),
+    (r'key "data\.task"', "--task"),
+    (r"\(data\.dev, data\.test, data\.labelled, problems\)", "(--problems)"),
+    (r"[Nn]ame (?:one|another format) with data\.format", "rename its columns"),
+    (r"set data\.format: prompt_completion", "rename the column"),
+    (r'key "data\.(prompt|completion)_column"', r"--\1-column"),
+    (r"\bdata\.(prompt|completion)_column\b", r"--\1-column"),
+    (r'\bwith text_column\b|"text_column"', "with --text-column"),
+    (r"\bsampling\.max_tokens\b", "--max-tokens"),
+)
+"""What recipes call by keys, in errors from inside, and commands without a recipe by flags."""
 
 
 def group(summary: str) -> typer.Typer:
@@ -59,11 +78,42 @@ def errors(resume: str | None = None) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+@contextmanager
+def flags() -> Iterator[None]:
+    """Let an error from inside, which speaks of a recipe's keys, speak of the flags that stand for them."""
+    try:
+        yield
+    except LoopwiseError as error:
+        error.args = (_spoken(str(error)),)
+        raise
+
+
+def _spoken(message: str) -> str:
+    for pattern, flag in _FLAGS:
+        message = re.sub(pattern, flag, message)
+    return message
+
+
 def console(on_errors: bool = False) -> Console:
     """Standard output, or standard error."""
     from rich.console import Console
 
-    return Console(stderr=on_errors, highlight=False)
+    # Names of files and folders are shown as they are, whatever brackets and colons they hold.
+    return Console(stderr=on_errors, highlight=False, markup=False, emoji=False)
+
+
+def utf8(text: str, where: str) -> str:
+    """``text`` itself. Raises ConfigError where bytes were handed in that are not UTF-8, which no model can read."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise not_utf8(where, f", found byte 0x{ord(text[error.start]) & 0xFF:02x}") from None
+    return text
+
+
+def not_utf8(where: str, found: str = "") -> ConfigError:
+    """The error about text at ``where`` that is not UTF-8."""
+    return ConfigError(f"{where}: not UTF-8 text{found}. Give it in UTF-8.")
 
 
 def check_new_file(path: Path, flag: str) -> None:

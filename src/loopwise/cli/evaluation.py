@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loopwise.cli.common import check_new_file, console, show_json, watching
+from loopwise.cli.common import check_new_file, console, flags, show_json, watching
 from loopwise.cli.completion import tasks
 from loopwise.cli.generation import MaxTokens, Model, PromptColumn, Stop, TopK, TopP, sampling_from
 from loopwise.errors import ConfigError
@@ -31,6 +31,10 @@ def evaluate(
         str | None, typer.Option("--completion-column", help="Column of the right answers in --data.")
     ] = None,
     text: Annotated[list[Path] | None, typer.Option("--text", help="Text to measure the perplexity of.")] = None,
+    text_column: Annotated[
+        list[str] | None,
+        typer.Option("--text-column", help="Column of --text where it holds rows; several are joined. Default: text."),
+    ] = None,
     problems: Annotated[int, typer.Option("--problems", min=1, help="Problems of each task, or rows, at most.")] = 1000,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Samples of each problem, for pass@k.")] = 1,
     max_tokens: MaxTokens = None,
@@ -61,13 +65,15 @@ def evaluate(
             prompt_column=prompt_column,
             completion_column=completion_column,
             texts=tuple(map(str, text or ())),
+            text_columns=tuple(text_column or ()),
             problems=problems,
             samples=samples,
             sampling=sampling,
             max_tokens=max_tokens,
             seed=seed,
         )
-        figures = evaluate_model(model, examination, observer)
+        with flags():
+            figures = evaluate_model(model, examination, observer)
         if out:
             from loopwise.workspace import write_json
 

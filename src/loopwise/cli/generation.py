@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loopwise.cli.chat import chat_on
-from loopwise.cli.common import check_new_file, console, errors
+from loopwise.cli.common import check_new_file, console, errors, flags, not_utf8, utf8
 from loopwise.cli.completion import models
 from loopwise.errors import ConfigError
 
@@ -73,7 +73,7 @@ def generate(
         problems = _problems(wish)
         from loopwise.stages.generation import Speaker, open_model
 
-        policy, runtime = open_model(model, seed, system)
+        policy, runtime = open_model(model, seed, None if system is None else utf8(system, "--system"))
         speaker = Speaker(policy, runtime, sampling, max_tokens)
         if problems is None:
             chat_on(speaker, sys.stdin, sys.stdout, sys.stderr)
@@ -91,7 +91,8 @@ def sampling_from(temperature: float, top_p: float, top_k: int, stop: list[str] 
     from loopwise.config_errors import explain
     from loopwise.types import Sampling
 
-    values: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "stop": stop or ()}
+    stops = tuple(utf8(text, "--stop") for text in stop or ())
+    values: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "stop": stops}
     try:
         return Sampling(**SamplingConfig(**values).model_dump())
     except ValidationError as error:
@@ -121,20 +122,21 @@ def _problems(wish: _Wish) -> list[Problem] | None:
     if wish.data:
         from loopwise.data.rows import problems_from_rows
 
-        return problems_from_rows(wish.data, prompt_column=wish.prompt_column or "prompt")
+        with flags():
+            return problems_from_rows(wish.data, prompt_column=wish.prompt_column)
     if wish.prompt is None and wish.chat:
         return None
     if wish.prompt is None and sys.stdin.isatty():
         raise ConfigError("no prompt: add --prompt TEXT, --data FILE or --chat, or pipe the prompt in.")
-    text = _standard_input() if wish.prompt is None else wish.prompt
+    text = _standard_input() if wish.prompt is None else utf8(wish.prompt, "--prompt")
     return [Problem("prompt", ({"role": "user", "content": text},) if wish.chat else text)]
 
 
 def _standard_input() -> str:
     try:
-        return sys.stdin.read().removesuffix("\n")
+        return utf8(sys.stdin.read().removesuffix("\n"), "standard input")
     except UnicodeDecodeError:
-        raise ConfigError("standard input: not UTF-8 text. Pipe in UTF-8.") from None
+        raise not_utf8("standard input") from None
 
 
 def _show(speaker: Speaker, problem: Problem, wish: _Wish) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from loopwise.cli.common import Json, Resume, show_json, watching
 from loopwise.cli.completion import recipe_files
+from loopwise.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,9 +118,12 @@ def _stage(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    out = out or Path("runs") / recipe.stem
+    named, out = out, out or Path("runs") / recipe.stem
     with watching(as_json, f"loopwise runs resume {out}") as (console, observer):
         from loopwise.config import COMMANDS, load_recipe
+
+        if dry_run and resume:
+            raise ConfigError("--dry-run tries a run that is to begin, --resume goes on with one. Leave one out.")
 
         kind: Any = COMMANDS[command]
         changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
@@ -127,7 +131,10 @@ def _stage(
         if dry_run:
             from loopwise.console import plan_table
             from loopwise.stages.plan import examine
+            from loopwise.workspace import check_out
 
+            if named:
+                check_out(named, resume=False)
             plan = examine(loaded)
             if as_json:
                 show_json({**plan.sections, "figures": plan.figures})

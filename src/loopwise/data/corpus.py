@@ -49,11 +49,14 @@ def open_corpus(config: CorpusConfig, seed: int) -> Corpus:
     """Read, deduplicate and split the text of a run: a pure function of the files, the config and the seed.
 
     A share is held out of each source: where the source is one document its end (train, dev and test in the text's
-    order), otherwise whole documents of about that share of the characters, by a hash of their content and the seed.
+    order), otherwise whole documents of about that share of the characters, by a hash of their content and the seed,
+    none of them longer than the share.
     A held-out file is read as the first source is, and nothing is dropped from it. What is held out decides: a
-    training document equal to a held-out one, or near to it under ``deduplicate: near``, is dropped.
+    training document equal to a held-out one, or near to it under ``deduplicate: near``, is dropped. Whether a document
+    stands inside a longer one is not looked for.
     Raises OverlapError where a held-out file repeats documents of the train files or of the other, DataError where a
-    source is left with nothing to train on or too coarse to hold a share out of, ConfigError on shares of 1 or more.
+    source is left with nothing to train on or too coarse to hold a share out of, ConfigError on shares of 1 or more and
+    where two sources read the same file.
     """
     shares = {name: float(share) for name in HELD_OUT if not isinstance(share := getattr(config, name), str)}
     if sum(shares.values()) >= 1:
@@ -70,6 +73,10 @@ def open_corpus(config: CorpusConfig, seed: int) -> Corpus:
     held_out = {name: list(files[name].documents) if name in files else [] for name in HELD_OUT}
     if files:
         _refuse_overlap({"train": [document for part in train for document in part], **held_out})
+    read = [*texts, *files.values()]
+    paths = [source.path for source in config.train] + [str(getattr(config, name)) for name in files]
+    prints = _fingerprint(paths, read)
+    _refuse_twins(paths, read, prints)
     dropped = {"exact": 0 if config.deduplicate == "none" else _drop_repeats(train), "near": 0}
     for source, part in zip(config.train, train, strict=True):
         for name, documents in _hold_out(part, shares, seed, source.path).items():
@@ -89,11 +96,10 @@ def open_corpus(config: CorpusConfig, seed: int) -> Corpus:
                 "Leave the source out, or lower data.dev and data.test."
             )
     splits = {"train": [document for part in train for document in part], **held_out}
-    read = [*texts, *files.values()]
     return Corpus(
         sources=tuple(sources),
         held_out={name: tuple(documents) for name, documents in held_out.items()},
-        fingerprint=_fingerprint(config, read),
+        fingerprint=prints,
         counts=_counts(splits, dropped, read),
         skipped=tuple(file for text in read for file in text.skipped),
     )
@@ -116,6 +122,21 @@ def _refuse_overlap(splits: Mapping[str, Sequence[Document]]) -> None:
             )
     if complaints:
         raise OverlapError("\n".join(complaints))
+
+
+def _refuse_twins(paths: Sequence[str], texts: Sequence[SourceText], prints: Mapping[str, str]) -> None:
+    """Raise ConfigError where two sources read the same file: cut otherwise, one may hold the other's held-out text."""
+    owners: dict[str, str] = {}
+    for path, text in zip(paths, texts, strict=True):
+        # Of a file that is a source by itself a copy counts too. Folders may well share one, such as a licence.
+        marks = {os.path.realpath(file) for file in text.files} | ({prints[path]} if text.files == (path,) else set())
+        for mark in sorted(marks):
+            if mark in owners:
+                raise ConfigError(
+                    f'key "data": {owners[mark]} and {path} hold the same file, so that what is held out of one could '
+                    "be trained on in the other. Name it once."
+                )
+        owners |= dict.fromkeys(marks, path)
 
 
 def _drop_repeats(train: Sequence[list[Document]]) -> int:
@@ -172,21 +193,25 @@ def _hold_out(part: list[Document], shares: Mapping[str, float], seed: int, path
     taken: dict[str, list[Document]] = {}
     gone: set[int] = set()
     for name, share in wanted.items():
-        room = share * total
+        room = most = round(share * total)
         chosen: list[int] = []
         passed_over = []
-        for group in waiting:
+        for number, group in enumerate(waiting):
             size = sum(len(part[place].text) for place in group)
-            if size <= room:
-                room -= size
-                chosen += group
-            else:
+            if size > most:
                 passed_over.append(group)
-        if not chosen:
+                continue
+            # To go on and fill up with what still fits would favour short documents.
+            if size >= 2 * room:
+                passed_over += waiting[number:]
+                break
+            room -= size
+            chosen += group
+        if 2 * room > most or not chosen:
             raise DataError(
-                f"{path}: none of its {len(part)} documents is short enough to be data.{name} = {share:g} of them. "
-                "Cut the text into shorter documents with split_on, name each long one as a source of its own (its "
-                f"end is then held out), or name a file with data.{name}."
+                f"{path}: data.{name} = {share:g} of its text is {most:,} characters, and those of its documents that "
+                f"are no longer have {most - room:,} in all. Cut the text into shorter documents with split_on, name "
+                f"each long one as a source of its own (its end is then held out), or name a file with data.{name}."
             )
         taken[name] = [part[place] for place in sorted(chosen)]
         gone.update(chosen)
@@ -220,9 +245,7 @@ def _names(sources: Sequence[SourceConfig]) -> list[str]:
     return [name if short.count(name) == 1 else source.path for name, source in zip(short, sources, strict=True)]
 
 
-def _fingerprint(config: CorpusConfig, texts: Sequence[SourceText]) -> dict[str, str]:
-    paths = [source.path for source in config.train]
-    paths += [path for name in HELD_OUT if isinstance(path := getattr(config, name), str)]
+def _fingerprint(paths: Sequence[str], texts: Sequence[SourceText]) -> dict[str, str]:
     result: dict[str, str] = {}
     for path, text in zip(paths, texts, strict=True):
         result |= {file: fingerprint(file) for file in text.files}

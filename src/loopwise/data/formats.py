@@ -26,7 +26,7 @@ from loopwise.data.arrow import (
 from loopwise.data.row import Row, describe, refuse_twins, unreadable
 from loopwise.errors import ProblemFileError, nearest
 
-__all__ = ["Row", "describe", "fingerprint", "read_rows"]
+__all__ = ["Row", "describe", "fingerprint", "read_rows", "read_text"]
 
 _BETWEEN_OBJECTS = re.compile(r"[\s,]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -68,6 +68,33 @@ def fingerprint(path: str | Path) -> str:
         raise unreadable(path, error) from None
 
 
+def read_text(path: Path) -> str:
+    """A file's text: UTF-8 without its byte-order mark, unpacked where it is ``.gz``.
+
+    Raises ProblemFileError naming file, line, byte and mend.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ProblemFileError(f"{path}: no such file. Check the path.") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if path.suffix.lower() == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            reason = str(error).rstrip(".")
+            raise ProblemFileError(f"{path}: not a readable gzip file ({reason}). Compress it again.") from None
+    try:
+        return content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = error.start - content.rfind(b"\n", 0, error.start)
+        raise ProblemFileError(
+            f"{path} line {line}, byte {byte}: not UTF-8 (found 0x{content[error.start]:02x}). Save the file as UTF-8."
+        ) from None
+
+
 def _reader(path: Path) -> Callable[[], Iterator[Row]]:
     """What reads this path, bound to it."""
     if is_dataset_folder(path):
@@ -96,27 +123,9 @@ def _require_file(path: Path) -> None:
         raise ProblemFileError(f"{path}: a folder, not a file of rows. Name one of the files in it.")
 
 
-def _read_text(path: Path) -> str:
-    content = path.read_bytes()
-    if path.suffix.lower() == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            reason = str(error).rstrip(".")
-            raise ProblemFileError(f"{path}: not a readable gzip file ({reason}). Compress it again.") from None
-    try:
-        return content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = error.start - content.rfind(b"\n", 0, error.start)
-        raise ProblemFileError(
-            f"{path} line {line}, byte {byte}: not UTF-8 (found 0x{content[error.start]:02x}). Save the file as UTF-8."
-        ) from None
-
-
 def _read_jsonl(path: Path) -> Iterator[Row]:
     # JSON strings may hold U+2028 and its kind as they are, so splitlines() would cut rows apart.
-    for line, text in enumerate(_read_text(path).split("\n"), start=1):
+    for line, text in enumerate(read_text(path).split("\n"), start=1):
         if not text.strip():
             continue
         place = f"{path} line {line}"
@@ -132,7 +141,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def _read_json(path: Path) -> Iterator[Row]:
-    text = _read_text(path)
+    text = read_text(path)
     try:
         values = json.loads(text) if text.strip() else []
     except json.JSONDecodeError as error:
@@ -158,7 +167,7 @@ def _read_json(path: Path) -> Iterator[Row]:
 def _read_csv(path: Path) -> Iterator[Row]:
     # Prompts may be longer than the csv module's 128 KiB. Raised for good: putting it back would race with threads.
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     header: list[str] = []
     while True:
         line = reader.line_num + 1

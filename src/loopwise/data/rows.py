@@ -100,7 +100,7 @@ def read_source(
         parts = shape.read(row, supervised=supervised)
         if supervised and not parts.learnable:
             continue
-        problem = Problem(_identity(parts, seen), parts.prompt, parts.columns)
+        problem = Problem(_identity(parts, seen), parts.prompt, parts.columns, row.place)
         problems.append(problem)
         kept[problem.id] = row
         if parts.completion is not None:

@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,7 +58,8 @@ class Format:
     """A shape of rows: the columns it ``needs``, and those that hold prompt and completion (None where none does).
 
     Of the formats that fit a row, the one of the lowest ``rank`` is meant. A problem keeps its completion under
-    ``stored`` (by default the completion's own column); ``references`` name what gives an answer away besides.
+    ``stored`` (by default the completion's own column); ``references`` name what gives an answer away besides. Where
+    a recipe names another column than ``anchor``, the remaining needs do not tell the format.
     """
 
     rank: int
@@ -68,6 +69,7 @@ class Format:
     read: Callable[[Row, Shape, bool], Parts]
     stored: str | None = None
     references: tuple[str, ...] = ()
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,37 +98,44 @@ class Shape:
 def shape_of(rows: Sequence[Row], name: str, prompt_column: str | None, completion_column: str | None) -> Shape:
     """The shape of ``rows`` (at least one): the format ``name``, or for ``auto`` what the first row's columns tell.
 
-    With a column named and no format, rows are read as prompts with completions in these columns.
-    Raises ProblemFileError where the columns fit no format or several, ConfigError where a format has no such column.
+    A named column takes the place of the format's own. Where columns are named and no format fits, rows are prompts
+    with completions. Raises ProblemFileError where the columns fit no format or several, ConfigError where a format
+    has no such column.
     """
     first = rows[0]
-    if name == "auto" and (prompt_column or completion_column):
-        return _named_columns(first, prompt_column, completion_column)
-    name = _detected(first) if name == "auto" else name
+    name = _detected(first, prompt_column, completion_column) if name == "auto" else name
     kind = FORMATS[name]
-    for key, column, own in (
-        ("prompt_column", prompt_column, kind.prompt),
-        ("completion_column", completion_column, kind.completion),
+    # A conversation's completion is no column of the file, but the name that problems keep it under is known.
+    kept = completion_column == kind.stored and completion_column not in first.columns
+    for key, column, known in (
+        ("prompt_column", prompt_column, kind.prompt is not None),
+        ("completion_column", completion_column, kind.completion is not None or kept),
     ):
-        if column and own is None:
+        if column and not known:
             raise ConfigError(f'key "data.{key}": rows of format {name} have no such column. Leave it out.')
-    completion = completion_column or kind.completion or ""
+    prompt, completion = prompt_column or kind.prompt or "", completion_column or kind.completion or ""
+    own = kind.completion or ""
+    passed_over = own not in (prompt, completion) and any(own in row.columns for row in rows)
+    references = (*kind.references, own) if passed_over else kind.references
     # Only a conversation can hold a system prompt or earlier turns; a file is one or the other throughout.
     chat = name == "alpaca" and any(map(_is_chat, rows))
-    stored = kind.stored or completion
-    return Shape(name, prompt_column or kind.prompt or "", completion, stored, kind.references, chat)
+    return Shape(name, prompt, completion, kind.stored or completion, references, chat)
 
 
-def _named_columns(first: Row, prompt_column: str | None, completion_column: str | None) -> Shape:
-    pairs = (("prompt", "completion"), ("question", "answer"))
-    missing = [pair[1] if prompt_column else pair[0] for pair in pairs]
-    pair = next((n for n, column in enumerate(missing) if column in first.columns), 0)
-    completion = completion_column or pairs[pair][1]
-    return Shape("prompt_completion", prompt_column or pairs[pair][0], completion, completion, ())
+def _fits(kind: Format, columns: Collection[str], prompt_column: str | None, completion_column: str | None) -> bool:
+    """Whether the columns tell the format by what is left of its needs once named columns replace its own."""
+    if (prompt_column and kind.prompt is None) or (completion_column in columns and kind.completion is None):
+        return False
+    named = ((kind.prompt, prompt_column), (kind.completion, completion_column))
+    replaced = {own for own, column in named if column not in (None, own)}
+    telling = [column for column in kind.needs if column not in replaced]
+    return bool(telling) and kind.anchor not in replaced and all(column in columns for column in telling)
 
 
-def _detected(first: Row) -> str:
-    fitting = [name for name, kind in FORMATS.items() if all(column in first.columns for column in kind.needs)]
+def _detected(first: Row, prompt_column: str | None, completion_column: str | None) -> str:
+    fitting = [name for name, kind in FORMATS.items() if _fits(kind, first.columns, prompt_column, completion_column)]
+    if not fitting and (prompt_column or completion_column):
+        return "prompt_completion"
     rank = min((FORMATS[name].rank for name in fitting), default=0)
     best = [name for name in fitting if FORMATS[name].rank == rank]
     if len(best) == 1:
@@ -179,7 +188,7 @@ def _read_prompt(row: Row, shape: Shape, supervised: bool) -> Parts:
 
 def _read_preference(row: Row, shape: Shape, supervised: bool) -> Parts:
     sides = (shape.completion, "rejected")
-    if shape.prompt in row.columns:
+    if shape.prompt in row.columns or shape.prompt != FORMATS["preference"].prompt:
         prompt = text_or_messages(row, shape.prompt, OTHER_PROMPT)
         (asked, chosen), (_, rejected) = (completion_after(row, column, prompt) for column in sides)
     else:
@@ -327,8 +336,8 @@ FORMATS: Mapping[str, Format] = {
     "prompt": Format(2, ("prompt",), *_PLAIN, _read_prompt),
     "prompt_completion": Format(1, _PLAIN, *_PLAIN, _read_prompt),
     "preference": Format(0, ("chosen", "rejected"), "prompt", "chosen", _read_preference, references=("rejected",)),
-    "unpaired": Format(0, (*_PLAIN, "label"), *_PLAIN, _read_unpaired, references=("label",)),
-    "alpaca": Format(3, ("instruction", "output"), "instruction", "output", _read_alpaca),
+    "unpaired": Format(0, (*_PLAIN, "label"), *_PLAIN, _read_unpaired, references=("label",), anchor="completion"),
+    "alpaca": Format(3, ("instruction", "output"), "instruction", "output", _read_alpaca, anchor="instruction"),
     "sharegpt": Format(0, ("conversations",), "conversations", None, _read_sharegpt, stored="completion"),
     "verl": Format(0, ("prompt", "reward_model"), *_PLAIN, _read_verl, references=_VERL_REFERENCES),
     "question_answer": Format(3, ("question", "answer"), "question", "answer", _read_prompt),

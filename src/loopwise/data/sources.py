@@ -11,7 +11,7 @@ from pathlib import Path
 from loopwise.blocks import SourceConfig
 from loopwise.data.arrow import is_dataset_folder
 from loopwise.data.dedup import text_key
-from loopwise.data.formats import read_rows
+from loopwise.data.formats import read_rows, read_text
 from loopwise.data.row import Row, describe, unreadable
 from loopwise.errors import ConfigError, DataError, ProblemFileError, nearest
 
@@ -56,8 +56,8 @@ def read_source(source: SourceConfig) -> SourceText:
 
     A ``.txt`` or ``.md`` file is one document, or as many as ``split_on`` cuts it into (line breaks are read as
     ``\\n``); a row file or dataset has one a row, the text in ``text_column`` or its list of texts joined by line
-    breaks. A folder is read with all folders in it, in the order of the names; hidden files and those with an unknown
-    extension are passed over. Documents of white space alone are empty.
+    breaks. A folder is read with all folders in it, in the order of the names; hidden files, linked folders and those
+    with an unknown extension are passed over. Documents of white space alone are empty.
     Raises ProblemFileError naming file, line, column and mend, and DataError where there is no text at all.
     """
     path = Path(source.path)
@@ -110,9 +110,11 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
         here = Path(parent)
         hidden = {name for name in folders if name.startswith(".")}
         datasets = {name for name in folders if name not in hidden and is_dataset_folder(here / name)}
+        # Links may lead in circles, or to what is read already.
+        links = {name for name in folders if name not in datasets and (here / name).is_symlink()}
         files += [str(here / name) for name in datasets]
-        skipped += [str(here / name) for name in hidden]
-        folders[:] = [name for name in folders if name not in hidden | datasets]
+        skipped += [str(here / name) for name in hidden | links]
+        folders[:] = [name for name in folders if name not in hidden | datasets | links]
         for name in names:
             (skipped if name.startswith(".") or not _is_known(name) else files).append(str(here / name))
     return sorted(files), sorted(skipped)
@@ -124,7 +126,7 @@ def _documents(file: str, source: SourceConfig) -> Iterator[Document]:
         for row in read_rows(file):
             yield Document("\n".join(_column(row, column) for column in columns), row.place)
         return
-    text = _read_text(Path(file))
+    text = read_text(Path(file)).replace("\r\n", "\n")
     if source.split_on is None:
         yield Document(text, file)
         return
@@ -133,23 +135,6 @@ def _documents(file: str, source: SourceConfig) -> Iterator[Document]:
         leading = part[: len(part) - len(part.lstrip())].count("\n")
         yield Document(part, f"{file} line {line + leading}")
         line += part.count("\n") + source.split_on.count("\n")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ProblemFileError(f"{path}: no such file. Check the path.") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
-    try:
-        return content.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = error.start - content.rfind(b"\n", 0, error.start)
-        raise ProblemFileError(
-            f"{path} line {line}, byte {byte}: not UTF-8 (found 0x{content[error.start]:02x}). Save the file as UTF-8."
-        ) from None
 
 
 def _column(row: Row, column: str) -> str:

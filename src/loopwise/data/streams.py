@@ -16,6 +16,9 @@ from loopwise.errors import ConfigError, DataError, OverlapError
 from loopwise.runtime import seed_key, uniforms
 from loopwise.types import Problem
 
+SHOWN = 40
+"""Characters of a problem that an error shows."""
+
 
 def problem_key(problem: Problem) -> str:
     """What makes two problems of row files the same one: a hash (32 hex digits) of the prompt in Unicode NFKC with
@@ -40,22 +43,22 @@ def check_disjoint(
     """Check that no two splits share a problem: ``train`` against each of ``held_out``, and these with each other.
 
     Two problems with the same ``key`` are the same one; a task may know better than their prompts.
-    Raises OverlapError with a line for each pair of splits that do: how many, the first two by their ids, the mend.
+    Raises OverlapError with a line for each pair of splits that do: how many, how the first two begin, the mend.
     """
     splits = {"train": train, **held_out}
-    ids: dict[str, dict[str, str]] = {name: {} for name in splits}
+    found: dict[str, dict[str, Problem]] = {name: {} for name in splits}
     for name, problems in splits.items():
         for problem in problems:
-            ids[name].setdefault(key(problem), problem.id)
+            found[name].setdefault(key(problem), problem)
     complaints = []
     for kept, checked in combinations(splits, 2):
-        shared = [found for found in ids[checked] if found in ids[kept]]
+        shared = [same for same in found[checked] if same in found[kept]]
         if shared:
-            examples = " and ".join(
-                f"{checked} {ids[checked][found]} = {kept} {ids[kept][found]}" for found in shared[:2]
-            )
+            pairs = [(_beginning(found[checked][same]), _beginning(found[kept][same])) for same in shared[:2]]
+            # Splits may write the same problem differently, up to the key.
+            examples = " and ".join(one if one == other else f"{one} = {other}" for one, other in pairs)
             complaints.append(
-                f"{checked}: {len(shared)} of {len(ids[checked])} different problems are also in {kept}, "
+                f"{checked}: {len(shared)} of {len(found[checked])} different problems are also in {kept}, "
                 f"for example {examples}. Remove them from {kept} or from {checked}."
             )
     if complaints:
@@ -117,6 +120,15 @@ def draw_mixture(
     counts = _rounded_at_random(shares, seed, round + 1)
     walked = [_walk(problems, counts[:, place].tolist(), seed) for place, problems in enumerate(sources)]
     return [problem for problems in walked for problem in problems]
+
+
+def _beginning(problem: Problem) -> str:
+    """Where a problem stands, or how it begins, in quotes: a conversation by its last message, a text by itself."""
+    if problem.place:
+        return problem.place
+    prompt = problem.prompt or str(problem.columns.get("text", ""))
+    text = " ".join((prompt if isinstance(prompt, str) else prompt[-1]["content"]).split())
+    return json.dumps(text if len(text) <= SHOWN else text[:SHOWN] + "…", ensure_ascii=False)
 
 
 def _fill(groups: Sequence[list[Problem]], size: int) -> tuple[list[Problem], list[list[Problem]]]:

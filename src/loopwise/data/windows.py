@@ -1,10 +1,12 @@
 """Token documents as full windows of one length: no padding, and no document sees another.
 
-A document is framed by the end-of-text token on both sides: it begins from it, as an empty prompt does, and closes with
-it. Each of its tokens but the first is predicted from those before it, so n tokens of text make n + 1 predictions, and
-nothing is ever predicted across a boundary. Windows are cut from these predictions, laid end to end. Where a document
-begins inside a window its positions begin at 0 again; transformers then keeps attention inside the document by itself,
-given ``attention_mask=None`` and ``use_cache=False`` (a cache switches that off).
+A document is framed by what it begins from (the tokenizer's opening token or, without one, end-of-text: as an empty
+prompt does) and by end-of-text, with which it closes. Each of its tokens but the first is predicted from those before
+it, so n tokens of text make n + 1 predictions, and nothing is ever predicted across a boundary. Windows are cut from
+these predictions, laid end to end. Where a document begins inside a window its positions begin at 0 again; most
+architectures of transformers (GPT-2, Llama and their kin, not OPT, BLOOM, Falcon, MPT, BioGPT, Mamba) then keep
+attention inside the document by themselves, given ``attention_mask=None`` and ``use_cache=False`` (a cache switches
+that off). ``evaluate.perplexity.keeps_apart`` finds out whether one does.
 Shape letters: B windows, T tokens of a window, D documents.
 """
 
@@ -34,15 +36,21 @@ class Windows:
 
 
 def frame(
-    tokens: Sequence[int] | np.ndarray, end: int | None, *, opens: bool = True, closes: bool = True
+    tokens: Sequence[int] | np.ndarray,
+    end: int | None,
+    begin: int | None = None,
+    *,
+    opens: bool = True,
+    closes: bool = True,
 ) -> np.ndarray:
-    """A document's tokens between end-of-text tokens: int32, up to two longer.
+    """A document's tokens between ``begin`` (default: ``end``) and ``end``, the end-of-text: int32, up to two longer.
 
-    A text cut out of a longer one has no boundary where it was cut: there ``opens`` or ``closes`` is false. ``end`` is
-    None where the tokenizer has no end-of-text; the first token is then never predicted.
+    A text cut out of a longer one has no boundary where it was cut: there ``opens`` or ``closes`` is false. Without
+    ``end`` (None) nothing closes a document; without either, its first token is never predicted.
     """
-    boundary = [] if end is None else [end]
-    parts = [boundary if opens else [], tokens, boundary if closes else []]
+    first = end if begin is None else begin
+    opening, closing = ([] if boundary is None else [boundary] for boundary in (first, end))
+    parts = [opening if opens else [], tokens, closing if closes else []]
     return np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
 
 
@@ -58,11 +66,13 @@ class _Predictions:
     given: np.ndarray
 
     @staticmethod
-    def of(documents: Sequence[np.ndarray]) -> _Predictions:
+    def of(documents: Sequence[np.ndarray], place: str) -> _Predictions:
         given = np.array([place for place, document in enumerate(documents) if len(document) > 1], dtype=np.int64)
         counts = np.array([len(documents[place]) - 1 for place in given], dtype=np.int64)
         if not len(given):
-            raise DataError(f"{len(documents)} documents of less than two tokens: nothing to predict. Add text.")
+            raise DataError(
+                f"{place} has {len(documents)} documents of less than two tokens: nothing to predict. Add text."
+            )
         tokens = np.concatenate([documents[place] for place in given]).astype(np.int32, copy=False)
         return _Predictions(tokens, np.cumsum(counts) - counts, given)
 
@@ -96,6 +106,11 @@ class Packed:
     window: int
 
     @property
+    def documents(self) -> int:
+        """Documents that are packed; windows of a single one have nothing to keep apart."""
+        return len(self.predictions.starts)
+
+    @property
     def windows(self) -> int:
         """Windows of an epoch: the same in every one."""
         return len(self.predictions) // self.window
@@ -116,15 +131,15 @@ class Packed:
         return self.predictions.at((begins[:, None] + np.arange(self.window)) % len(self.predictions))[0]
 
 
-def pack(documents: Sequence[np.ndarray], window: int) -> Packed:
+def pack(documents: Sequence[np.ndarray], window: int, place: str = "the text") -> Packed:
     """Lay framed documents (each from ``frame``) end to end, to be cut into windows of ``window`` tokens.
 
-    Raises DataError where they do not fill a single window.
+    Raises DataError, beginning with ``place``, where they do not fill a single window.
     """
-    predictions = _Predictions.of(documents)
+    predictions = _Predictions.of(documents, place)
     if len(predictions) < window:
         raise DataError(
-            f"the text makes {len(predictions)} tokens to predict, less than one window of {window}. "
+            f"{place} makes {len(predictions)} tokens to predict, less than one window of {window}. "
             "Lower update.window, or add text."
         )
     return Packed(predictions, window)
@@ -162,6 +177,11 @@ class HeldOut:
     window: int
 
     @property
+    def documents(self) -> int:
+        """Documents that are packed."""
+        return len(self.predictions.starts)
+
+    @property
     def tokens(self) -> int:
         """How many tokens are predicted: of every document all but the first of its framed tokens."""
         return len(self.predictions)
@@ -177,11 +197,13 @@ class HeldOut:
             yield self.predictions.at(np.arange(full * self.window, self.tokens)[None])
 
 
-def evaluation_windows(documents: Sequence[np.ndarray], window: int) -> HeldOut:
-    """Windows that predict every token of framed documents once. Raises DataError where there is nothing to predict.
+def evaluation_windows(documents: Sequence[np.ndarray], window: int, place: str = "the text") -> HeldOut:
+    """Windows that predict every token of framed documents once.
+
+    Raises DataError, beginning with ``place``, where there is nothing to predict.
 
     A text framed with ``opens=False, closes=False`` gives the windows of nanoGPT's evaluation: inputs
     ``[i T, (i + 1) T)`` and targets one further on. Bits per byte are the summed nats, divided by log 2 and by the
     bytes of the documents; of a text without an opening token the first token is in the bytes alone.
     """
-    return HeldOut(_Predictions.of(documents), window)
+    return HeldOut(_Predictions.of(documents, place), window)

@@ -7,6 +7,9 @@ reward's process alike. It is a Python literal: JSON would make lists of tuples 
 from __future__ import annotations
 
 import ast
+import builtins
+import keyword
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -23,13 +26,25 @@ PARSES = frozenset(
     {"countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"}
 )
 """Generators whose scorers hand an answer to SymPy's parser, which evaluates it as well."""
-_FORMULA = re.compile(r"[\w\s+\-*/^().,=]*", re.ASCII)
-_WORD = re.compile(r"[^\W\d]\w*")
-_ATTRIBUTE = re.compile(r"\.\s*[^\W\d]")
+EVALUATES_ENTRY = frozenset(
+    {"bitwise_arithmetic", "intermediate_integration", "number_sorting", "polynomial_multiplication"}
+    | {"simple_integration"}
+)
+"""Generators whose scorers do the same with a part of the entry, which may come from a row file."""
+REPEATS = frozenset({"rubiks_cube", "rush_hour"})
+"""Generators whose scorers make every move as often as the number in it says."""
+MOST_BITS = 4096
+"""Size up to which a formula is evaluated: of its value and of each part, numerator and denominator together."""
+MOST_MOVES = 10_000
+"""Moves that an answer to one of REPEATS may ask for."""
+_FORMULA = re.compile(r"[\w\s+\-*/^().,<>]*", re.ASCII)
+_HEXADECIMAL = re.compile(r"(?:0x[\da-f]+|[\s+\-*()<>])*", re.ASCII)
+_LONG_EXPONENT = re.compile(r"e[+-]?\d{4}", re.IGNORECASE)
 _FUNCTIONS = frozenset(
     {"sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "ln"}
     | {"sqrt", "Abs", "pi", "Integral"}
 )
+_GROWING = frozenset({"exp", "sinh", "cosh", "tanh"})
 
 
 def make_dataset(name: str, parameters: Mapping[str, Any], seed: int = 0, size: int = 1) -> Any:
@@ -69,19 +84,26 @@ def pack(name: str, parameters: Mapping[str, Any], entry: Mapping[str, Any]) -> 
 def score(packed: str, answer: str) -> float | None:
     """What the scorer of a packed entry gives an answer, 0 to 1; None where ``packed`` holds no entry.
 
-    0 where an answer makes the scorer fail, and where one of EVALUATES or PARSES would run what a model wrote as code.
+    What a model or a row file wrote is never run as code: the score is 0 where ``harmless`` refuses the answer, and
+    None where the entry holds such a thing. It is 0 as well where an answer makes the scorer fail.
     """
     try:
         case = ast.literal_eval(packed)
-        dataset = _dataset(case["dataset"], repr(case["parameters"]))
-        entry = case["entry"]
-        source, expected = entry["metadata"]["source_dataset"], entry["answer"]
-    except (ValueError, SyntaxError, TypeError, KeyError, ConfigError):
+        name, entry = case["dataset"], case["entry"]
+        dataset = _dataset(name, repr(case["parameters"]))
+        expected, metadata = entry["answer"], entry["metadata"]
+        while name == "composite":  # it hands an entry on to the member that the entry names
+            name = metadata["source_dataset"]
+            dataset = dataset.datasets[name]
+        if not _harmless_entry(name, expected, metadata):
+            return None
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError, ConfigError):
         return None
     if answer != expected:
         answer = answer.strip()
-        if not harmless(source, answer):
-            return 0.0
+    # What string_insertion expects is a word, which eval would look up; its scorer compares first.
+    if not harmless(name, answer) and (name != "string_insertion" or answer != expected):
+        return 0.0
     try:
         return float(dataset.score_answer(answer, entry))
     except ImportError:
@@ -90,20 +112,43 @@ def score(packed: str, answer: str) -> float | None:
         return 0.0
 
 
-def harmless(source: str, answer: str) -> bool:
-    """Whether the scorer of generator ``source`` may see ``answer``: model text is never run as code."""
-    if source in EVALUATES:
-        return _is_literal(answer) or not _is_expression(answer)
-    if source in PARSES:
-        words = _WORD.findall(answer)
-        is_formula = _FORMULA.fullmatch(answer) and not _ATTRIBUTE.search(answer)
-        return bool(is_formula) and all(len(word) == 1 or word in _FUNCTIONS for word in words)
+def harmless(name: str, answer: str) -> bool:
+    """Whether the scorer of generator ``name`` may see ``answer``: it runs no code, and takes neither time nor memory.
+
+    ``name`` has to be that of the scorer that runs; what an entry says of its source is only text.
+    """
+    if name in EVALUATES:
+        return _is_harmless_list(answer)
+    if name in PARSES:
+        return _is_formula(answer)
+    if name == "coin_flip":  # read as a fraction, which writes powers of ten out; its scorer leaves out commas
+        return not _LONG_EXPONENT.search(re.sub("[,_]", "", answer))
+    if name in REPEATS:
+        counts = re.findall(r"\d+", answer)
+        return all(len(count) < 6 for count in counts) and sum(map(int, counts)) <= MOST_MOVES
+    return True
+
+
+def _harmless_entry(name: str, expected: Any, metadata: Mapping[str, Any]) -> bool:
+    """Whether what the scorer of generator ``name`` evaluates of an entry is what it should be."""
+    if name == "number_sorting":
+        return isinstance(expected, str) and _is_harmless_list(expected)
+    if name == "bitwise_arithmetic":
+        problem = metadata["problem"]
+        return isinstance(problem, str) and bool(_HEXADECIMAL.fullmatch(problem)) and _is_formula(problem)
+    if name in EVALUATES_ENTRY:
+        return _is_formula(expected if name == "polynomial_multiplication" else metadata["integrand"])
     return True
 
 
 @lru_cache(maxsize=64)
 def _dataset(name: str, parameters: str) -> Any:
     return make_dataset(name, ast.literal_eval(parameters))
+
+
+def _is_harmless_list(text: str) -> bool:
+    """Whether ``eval`` finds a literal in a text, or nothing at all."""
+    return _is_literal(text) or not _is_expression(text)
 
 
 def _is_literal(text: str) -> bool:
@@ -123,6 +168,84 @@ def _is_expression(text: str) -> bool:
     except (MemoryError, RecursionError):
         return True
     return True
+
+
+def _is_formula(text: Any) -> bool:
+    """Whether SymPy's parser may see ``text``: numbers, symbols, known functions, and a value of at most MOST_BITS."""
+    if not isinstance(text, str) or not _FORMULA.fullmatch(text):
+        return False
+    try:
+        _size(ast.parse(text.strip(), mode="eval").body)
+    except (ValueError, SyntaxError, OverflowError, MemoryError, RecursionError):
+        return False
+    return True
+
+
+def _size(node: ast.expr) -> tuple[float, float]:
+    """Bounds, as logarithms to base 2, of a formula's absolute value and of its denominator; symbols count as 2.
+
+    They also bound what is left where symbols cancel: ``2**(x - x + 10**9)`` is as large as it looks. Raises
+    ValueError or OverflowError where a part is larger than MOST_BITS, and ValueError where one is no formula.
+    """
+    match node:
+        case ast.Constant(value=bool()):
+            raise ValueError("no number")
+        case ast.Constant(value=int() | float() as value):
+            size = math.log2(max(1, abs(value))), math.log2(value.as_integer_ratio()[1])
+        case ast.Name(id=word) if _is_known(word):
+            size = 1.0, 0.0
+        case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=operand):
+            size = _size(operand)
+        case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant() as right):
+            power = 2.0 ** _size(right)[0]
+            value, denominator = _size(left)
+            size = value * power, denominator * power
+        case ast.BinOp(left=left, op=op, right=right):
+            size = _combined(op, *_size(left), *_size(right))
+        case ast.Call(func=ast.Name(id=word), args=[_, *_] as arguments, keywords=[]) if word in _FUNCTIONS:
+            sizes = [_size(argument) for argument in arguments]
+            size = _applied(word, max(value for value, _ in sizes), max(denominator for _, denominator in sizes))
+        case _:
+            raise ValueError("no formula")
+    if sum(size) > MOST_BITS:
+        raise ValueError("too large")
+    return size
+
+
+def _combined(op: ast.operator, value: float, denominator: float, other: float, below: float) -> tuple[float, float]:
+    """``_size`` of two parts (left, then right) joined by an operator."""
+    match op:
+        case ast.Add() | ast.Sub() | ast.BitXor():
+            return max(value, other) + 1, denominator + below
+        case ast.Mult():
+            return value + other, denominator + below
+        case ast.Div() | ast.FloorDiv():
+            return value + below, denominator + other + below
+        case ast.Pow():  # an exponent below 0 turns the base over
+            return max(value, denominator) * 2.0**other, (value + denominator) * 2.0**other
+        case ast.LShift():
+            return value + 2.0**other, denominator
+        case ast.RShift():
+            return value, denominator
+    raise ValueError("no formula")
+
+
+def _applied(function: str, value: float, denominator: float) -> tuple[float, float]:
+    """``_size`` of a function of arguments of that size. SymPy makes ``9**k`` of ``exp(k*log(9))``."""
+    if function in _GROWING:
+        return 2 * 2.0**value, 2 * 2.0**value
+    if function in ("log", "ln"):
+        return math.log2(1 + value + denominator), 0.0
+    return value, denominator
+
+
+def _is_known(word: str) -> bool:
+    """Whether SymPy's parser takes a word for a symbol, or for one of the functions that answers need."""
+    if len(word) == 1 or word in _FUNCTIONS:
+        return True
+    import sympy  # type: ignore[import-untyped]
+
+    return not (hasattr(sympy, word) or hasattr(builtins, word) or keyword.iskeyword(word) or "__" in word)
 
 
 def _plain(value: Any) -> Any:

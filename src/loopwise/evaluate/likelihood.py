@@ -15,11 +15,20 @@ from loopwise.types import Completion, Problem
 
 
 def mean_logps(
-    policy: Policy, problems: Sequence[Problem], completions: Sequence[Completion], runtime: Runtime, batch: int = 32
+    policy: Policy,
+    problems: Sequence[Problem],
+    completions: Sequence[Completion],
+    runtime: Runtime,
+    batch: int = 32,
+    *,
+    end_of_text: bool = True,
 ) -> np.ndarray:
-    """Mean log-probability per learned token (nats, end-of-text included) of each problem: float64 ``[P]``."""
+    """Mean log-probability per learned token (nats) of each problem: float64 ``[P]``.
+
+    ``end_of_text``: whether the token that closes a completion is one of them, as it is in training.
+    """
     assert policy.weights is not None
-    rows = encode_rows(policy, problems, completions)
+    rows = encode_rows(policy, problems, completions, end_of_text=end_of_text)
     order = sorted(range(len(rows)), key=lambda place: rows[place].total_tokens)
     scores = np.zeros(len(rows))
     with torch.inference_mode(), runtime.autocast():

@@ -35,17 +35,29 @@ def same_value(completion: str, reference: Any) -> float | None:
     if not expected:
         return None
     found = _read(completion)
-    verify = _library()[1]
+    _, verify, _ = _library()
     return float(bool(found) and bool(verify(list(expected), list(found), timeout_seconds=_limit())))
 
 
-# The k samples of a problem share its reference.
-@lru_cache(maxsize=1024)
 def _read(text: str) -> tuple[Any, ...]:
-    parse = _library()[0]
+    """The values found in a text, none where there are none or it takes too long."""
+    _, _, too_slow = _library()
+    try:
+        return _parsed(text)
+    except too_slow:
+        return ()
+
+
+# The k samples of a problem share its reference. Time-outs are raised, and so not kept: a busy machine's would last.
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> tuple[Any, ...]:
+    parse, _, _ = _library()
     final = text[-LONGEST:].rpartition(_FINAL)[2].translate(_WIDE)
     final = _delimited(_CHINESE.sub(" ", final).strip())
-    return tuple(parse(final, fallback_mode="no_fallback", parsing_timeout=_limit()))
+    try:
+        return tuple(parse(final, fallback_mode="no_fallback", parsing_timeout=_limit(), raise_on_error=True))
+    except Exception:  # whatever the text makes math-verify's parsers raise; its time-outs are no Exception
+        return ()
 
 
 def _delimited(text: str) -> str:
@@ -61,12 +73,14 @@ def _limit() -> int | None:
 
 
 @lru_cache(maxsize=1)
-def _library() -> tuple[Any, Any]:
+def _library() -> tuple[Any, Any, type[BaseException]]:
+    """math-verify's ``parse`` and ``verify``, and what they raise when their time is up."""
     try:
         from math_verify import parse, verify
+        from math_verify.errors import TimeoutException
     except ModuleNotFoundError as error:
         raise ConfigError(f'rule "math" needs math-verify installed: pip install math-verify ({error}).') from None
     # It warns of every text it cannot read, and of time limits that are off.
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
-    return parse, verify
+    return parse, verify, TimeoutException

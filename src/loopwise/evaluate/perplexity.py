@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,13 @@ from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime
 
 TOKENS_AT_ONCE = 16_384
+LOGITS_AT_ONCE = 2**28
+"""Logits that a batch of windows makes at most, each token one for every entry of the vocabulary: 1 GiB of fp32."""
 UNLIMITED = 1024
 """Tokens a window of a model without a limit."""
+PROBED = 4  # tokens of each document that the probe for leaks reads
+LEAK = 1e-3  # share of what one document does to the next without restarts that is taken for none at all
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,10 @@ class Perplexity:
 def text_perplexity(
     policy: Policy, documents: Sequence[str], runtime: Runtime, window: int | None = None
 ) -> Perplexity:
-    """Perplexity of documents read in windows that do not overlap, ``window`` tokens each (default: the context).
+    """Perplexity of documents read in windows that do not overlap, ``window`` tokens each (default: the context, or as
+    much of it as ``tokens_at_once`` allows).
 
+    A model that would see from one document into the next reads each in windows of its own.
     Raises ModelError for a policy without weights or a window over its context, DataError where there is no text.
     """
     if policy.weights is None:
@@ -60,9 +68,46 @@ def text_perplexity(
     if window is not None and limit is not None and window > limit:
         raise ModelError(f"windows of {window} tokens are over the model's context of {limit}. Choose at most that.")
     framed = encode_documents(policy, [Document(text, f"document {place}") for place, text in enumerate(documents, 1)])
-    held_out = evaluation_windows(framed, window or policy.weights.window or UNLIMITED)
-    nats = -float(window_sums(policy, held_out, runtime).sum())
-    return Perplexity(nats, held_out.tokens, sum(len(text.encode()) for text in documents), len(documents))
+    window = window or min(policy.weights.window or UNLIMITED, tokens_at_once(policy))
+    together = evaluation_windows(framed, window)
+    parts = [together]
+    if together.documents > 1 and not keeps_apart(policy):
+        parts = [evaluation_windows([document], window) for document in framed if len(document) > 1]
+    nats = -sum(float(window_sums(policy, part, runtime).sum()) for part in parts)
+    return Perplexity(nats, together.tokens, sum(len(text.encode()) for text in documents), len(documents))
+
+
+def tokens_at_once(policy: Policy) -> int:
+    """Tokens a forward pass may read when all their logits are kept: fewer, the larger the vocabulary."""
+    assert policy.weights is not None
+    module: Any = policy.weights.module
+    vocabulary = int(module.get_input_embeddings().weight.shape[0])
+    return max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // vocabulary))
+
+
+@torch.inference_mode()
+def keeps_apart(policy: Policy) -> bool:
+    """Whether positions that begin again keep packed documents from seeing one another in this architecture.
+
+    Found out by changing the first of two documents, which must leave the log-probabilities of the second as they are.
+    Architectures that ignore positions, and those whose memory is no attention, go on across such a place.
+    """
+    assert policy.weights is not None
+    module: Any = policy.weights.module
+    size = module.get_input_embeddings().weight.shape[0]
+    length = max(1, min(PROBED, (policy.weights.context_length or 2 * PROBED) // 2))
+    first, other, second = (np.arange(length * part, length * (part + 1)) * size // (3 * length) for part in range(3))
+    rows = np.stack([np.concatenate([first, second]), np.concatenate([other, second])])
+    positions = np.broadcast_to(np.tile(np.arange(length), 2), rows.shape).copy()
+    windows = Windows(rows, np.concatenate([rows[:, 1:], rows[:, -1:]], axis=1), positions)
+    try:
+        packed, running_on = (
+            window_logps(module, probe)[:, length:] for probe in (windows, replace(windows, position_ids=None))
+        )
+    except Exception:  # whatever an architecture of anybody's raises when it is given positions
+        return False
+    moved, at_most = (float((logps[0] - logps[1]).abs().max()) for logps in (packed, running_on))
+    return moved <= max(LEAK * at_most, ROUNDING)
 
 
 def window_sums(
@@ -74,7 +119,7 @@ def window_sums(
     total = -(-held_out.tokens // held_out.window)
     sums: list[np.ndarray] = []
     with torch.inference_mode(), runtime.autocast():
-        for windows, _ in held_out.batches(max(1, TOKENS_AT_ONCE // held_out.window)):
+        for windows, _ in held_out.batches(max(1, tokens_at_once(policy) // held_out.window)):
             sums.append(_sums(module, windows))
             if progress is not None:
                 progress(sum(map(len, sums)), total)

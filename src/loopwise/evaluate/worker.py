@@ -15,6 +15,7 @@ import signal
 import struct
 import sys
 from collections.abc import Awaitable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from loopwise.evaluate.contract import Batch, BoundReward, CallError, Outcome, c
 from loopwise.user_code import import_file
 
 HEADER = struct.Struct(">Q")
+RULE_MEMORY = 4 << 30
+"""Bytes of address space that a built-in rule's process may take. Rewards of the user, who may load models, have no
+limit."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -92,6 +96,7 @@ def _load(kind: str, source: str, function: str, path: list[str], options: dict[
     sys.path.extend(entry for entry in path if entry not in sys.path)
     with classified(source):
         if kind == "rule":
+            _limit_memory()
             from loopwise.evaluate.rules import RULES
 
             return BoundReward.of(RULES[source].make(options or {}))
@@ -101,6 +106,19 @@ def _load(kind: str, source: str, function: str, path: list[str], options: dict[
             names = [n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_")]
             raise CallError(f'{source} has no function "{function}"', f"Its functions: {', '.join(names) or 'none'}.")
         return BoundReward.of(found, getattr(module, "__file__", None))
+
+
+def _limit_memory() -> None:
+    """Hold this process to RULE_MEMORY where the system can: what a model wrote may ask a scorer for more."""
+    import resource  # no module of it on Windows
+
+    # Each thread of a numerical library takes address space, and no rule needs a second one.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    known = [limit for limit in (soft, hard, RULE_MEMORY) if limit != resource.RLIM_INFINITY]
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (min(known), hard))
 
 
 def _import_file(file: str) -> Any:

@@ -13,24 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from loopwise.history.export import choose_run, flat
+from loopwise.history.measured import BITS, Measured, measured_stages
 from loopwise.history.past import open_run
 from loopwise.report.measures import Standing, compare
-from loopwise.report.numbers import DASH, amount, figure, known, percent, points
-from loopwise.runs.journal import Journal, Place
-from loopwise.runs.rows import EvaluationRow, RunRow
+from loopwise.report.numbers import DASH, amount, figure, fixed, known, percent, points
+from loopwise.runs.journal import Journal
+from loopwise.runs.rows import RunRow
 
-ORDER = ("untrained", "base", "control", "control_unfiltered", "control_gold", "pretrained", "tuned", "improved")
+CONTROLS = ("control", "control_unfiltered", "control_gold")
+ORDER = ("untrained", "base", "ngram", *CONTROLS, "pretrained", "tuned", "improved")
 RESULTS = ("improved", "tuned", "pretrained")
-CANDIDATE = "candidate"
 RESULT = "result"
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """A stage's scores on a split, and what tells whether another run's are of the same problems."""
-
-    standing: Standing
-    problems: tuple[Any, ...]
+PERPLEXITY = "perplexity"
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class _Side:
     """One of the two runs."""
 
     run: RunRow
-    stages: Mapping[tuple[str, str], _Measured]
+    stages: Mapping[tuple[str, str], Measured]
     budget: dict[str, float]
 
     @property
@@ -50,9 +44,10 @@ class _Side:
 def diff_runs(first: Path, second: Path, name: str | None = None) -> dict[str, Any]:
     """Compare the runs in two folders: ``a``, ``b``, ``config``, ``data``, ``versions``, ``stages``, ``budget``.
 
-    Config, data and versions hold only what differs, as pairs. A stage on a split has ``a`` and ``b`` (value, 95%
-    interval, n) and, where both were measured on the same problems, ``difference`` (b minus a) with its paired 95%
-    interval ``ci95`` over ``n`` problems. Raises ResumeError where a folder has no such run.
+    Config, data and versions hold only what differs, as pairs. A stage on a split has its ``measure``, ``a`` and ``b``
+    (value, 95% interval, n) and, where both were measured alike on the same problems, ``difference`` (b minus a) with
+    its paired 95% interval ``ci95`` over ``n`` problems; where not, ``unpaired`` says why. Of a folder with several
+    runs the stages of all are compared, or those of the run ``name`` alone. Raises ResumeError where there is none.
     """
     with ExitStack() as stack:
         journals = [stack.enter_context(closing(open_run(out))) for out in (first, second)]
@@ -88,33 +83,10 @@ def diff_tables(found: Mapping[str, Any]) -> Iterator[Table | Text]:
 
 def _side(journal: Journal, out: Path, name: str | None) -> _Side:
     run = choose_run(journal, out, name)
-    stages = {key: measured for other in journal.runs() for key, measured in _measured(journal, other)}
+    runs = [run] if name else journal.runs()
+    stages = {key: measured for one in runs for key, measured in measured_stages(journal, out, one)}
     rounds = journal.rounds(run.run_id)
     return _Side(run, stages, asdict(rounds[-1].budget) if rounds else {})
-
-
-def _measured(journal: Journal, run: RunRow) -> Iterator[tuple[tuple[str, str], _Measured]]:
-    rows = journal.evaluations(run.run_id)
-    splits = {row.evaluation.split for row in rows}
-    problems = {split: _problems(journal, run, split, rows) for split in splits}
-    for row in rows:
-        if row.stage != CANDIDATE:
-            found = row.evaluation
-            standing = Standing(found.mean, *row.interval, int(found.judged.size), found.scores)
-            yield (row.stage, found.split), _Measured(standing, problems[found.split])
-
-
-def _problems(journal: Journal, run: RunRow, split: str, rows: list[EvaluationRow]) -> tuple[Any, ...]:
-    """What two runs share only where a split's scores are of the same problems in the same order.
-
-    The problems' own ids; or, where nothing was sampled because likelihood was measured, all they are made from.
-    """
-    for number in sorted({row.round for row in rows if row.evaluation.split == split}):
-        samples = journal.samples_at(Place(run.run_id, number, 0, split))
-        if samples:
-            return tuple(sample.problem_id for sample in samples.values())
-    data = {name: value for name, value in run.fingerprint.items() if name != "model" and "reward" not in name}
-    return (run.config.get("seed"), json.dumps([run.config.get("data"), data], sort_keys=True))
 
 
 def _stages(a: _Side, b: _Side) -> Iterator[dict[str, Any]]:
@@ -125,17 +97,38 @@ def _stages(a: _Side, b: _Side) -> Iterator[dict[str, Any]]:
     for title, ours, theirs in pairs:
         for split in sorted({split for stage, split in a.stages if stage == ours}):
             before, after = a.stages[ours, split], b.stages.get((theirs, split))
-            if after is None:
-                continue
-            same = before.problems == after.problems
-            compared = compare(after.standing, before.standing) if same else None
-            share = before.standing.is_share and after.standing.is_share
-            entry = {"stage": title, "split": split, "share": share}
-            entry |= {"a": _figures(before.standing), "b": _figures(after.standing)}
-            if compared:
-                interval = [compared.low, compared.high]
-                entry |= {"difference": compared.difference, "ci95": interval, "n": compared.n}
-            yield entry
+            if after is not None:
+                yield from ({"stage": title, "split": split, **entry} for entry in _compared(before, after))
+
+
+def _compared(before: Measured, after: Measured) -> Iterator[dict[str, Any]]:
+    """Two runs' figures of a stage on a split; of plain text also the perplexities, where the tokens are the same."""
+    entry: dict[str, Any] = {
+        "measure": " / ".join(dict.fromkeys((before.measure, after.measure))),
+        "share": before.standing.is_share and after.standing.is_share,
+        "a": _figures(before.standing),
+        "b": _figures(after.standing),
+    }
+    reason = _unpaired(before, after)
+    found = None if reason else compare(after.standing, before.standing)
+    if found:
+        yield entry | {"difference": found.difference, "ci95": [found.low, found.high], "n": found.n}
+    else:
+        yield entry | {"unpaired": reason or "not the same problems"}
+    if before.perplexity and after.perplexity and before.way[0] == after.way[0]:
+        sides = {"a": _figures(before.perplexity), "b": _figures(after.perplexity)}
+        yield {"measure": PERPLEXITY, "share": False, **sides}
+
+
+def _unpaired(before: Measured, after: Measured) -> str | None:
+    """Why the scores of two runs say nothing about each other problem by problem; None where they do."""
+    if before.measure != after.measure:
+        return "not the same measure"
+    if before.problems != after.problems:
+        return "not the same text" if before.measure == BITS else "not the same problems"
+    if before.way != after.way:
+        return "not the same tokens or windows" if before.measure == BITS else "not the same measure"
+    return None
 
 
 def _figures(standing: Standing) -> dict[str, Any]:
@@ -158,20 +151,21 @@ def _pairs(names: list[str], rows: Mapping[str, list[str]]) -> Table:
 
 def _stage_table(names: list[str], stages: list[Mapping[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2))
-    for title in ("stage", "split", *names, "b − a, 95% interval"):
+    for title in ("stage", "split", "measure", *names, "b − a, 95% interval"):
         table.add_column(Text(title), overflow="fold")
     for entry in stages:
-        table.add_row(*map(Text, (entry["stage"], entry["split"], *_stage_cells(entry))))
+        table.add_row(*map(Text, (entry["stage"], entry["split"], entry["measure"], *_stage_cells(entry))))
     return table
 
 
 def _stage_cells(entry: Mapping[str, Any]) -> Iterator[str]:
-    show, differ = (percent, points) if entry["share"] else (figure, _signed)
+    shown = (_bits, _signed_bits) if entry["measure"] == BITS else (figure, _signed)
+    show, differ = (percent, points) if entry["share"] else shown
     for side in ("a", "b"):
         low, high = entry[side]["ci95"]
         yield f"{show(entry[side]['value'])} [{show(low)}, {show(high)}]"
     if "difference" not in entry:
-        yield "not the same problems"
+        yield entry.get("unpaired", DASH)
         return
     low, high = entry["ci95"]
     if low == high == 0:
@@ -183,6 +177,14 @@ def _stage_cells(entry: Mapping[str, Any]) -> Iterator[str]:
 
 def _signed(value: float) -> str:
     return figure(value, signed=True)
+
+
+def _bits(value: float) -> str:
+    return fixed(value, 3)
+
+
+def _signed_bits(value: float) -> str:
+    return fixed(value, 4, signed=True)
 
 
 def _setting(value: Any) -> str:

@@ -37,6 +37,8 @@ def export_run(out: Path, to: Path, what: str = "samples", format: str | None = 
         raise OutputExistsError(f"{to}: exists already and is never overwritten. Choose another --to.")
     if not to.parent.is_dir():
         raise ConfigError(f"{to}: there is no folder {to.parent}. Make it first, or choose another --to.")
+    if to.parent.resolve().is_relative_to(out.resolve()):
+        raise ConfigError(f"{to}: in the run's own folder, which is the run's alone. Choose another --to.")
     if what == MODEL:
         return _copy_model(out, to, format, name)
     chosen = _format(to, format)

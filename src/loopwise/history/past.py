@@ -13,6 +13,7 @@ from rich.text import Text
 from loopwise.config import COMMANDS, parse_recipe
 from loopwise.errors import ConfigError, ResumeError
 from loopwise.observer import Observer
+from loopwise.report.numbers import figure, finite, fixed
 from loopwise.results import Result
 from loopwise.runs.journal import Journal
 from loopwise.runs.lock import is_locked
@@ -22,6 +23,10 @@ from loopwise.stages.demo import demo
 from loopwise.workspace import JOURNAL
 
 DEPTH = 3
+PRETRAIN = "pretrain"
+TITLES = ("samples", "kept", "reward", "dev")
+TEXT_TITLES = ("nats a token", "perplexity", "bits a byte")
+TEXT_FIGURES = ("nats_per_token", "perplexity", "bits_per_byte")
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -79,9 +84,11 @@ def run_table(entries: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, overflow="fold")
     for entry in entries:
         dev = f"{entry['dev']:.3f}" if entry["dev"] is not None else "–"
+        if entry["perplexity"] is not None:
+            dev = f"perplexity {figure(entry['perplexity'])}"
         rounds = f"{entry['rounds']}" + (f"/{entry['of']}" if entry["of"] else "")
         started = entry["started"][:16].replace("T", " ") if entry["started"] else "–"
-        table.add_row(entry["folder"], entry["run"] or "–", entry["status"], rounds, dev, started)
+        table.add_row(*map(Text, (entry["folder"], entry["run"] or "–", entry["status"], rounds, dev, started)))
     return table
 
 
@@ -89,39 +96,48 @@ def show_tables(runs: Mapping[str, Any]) -> Iterator[Table | Text]:
     """``show_run`` for the terminal."""
     for run_id, run in runs.items():
         yield Text(f"\n{run_id} ({run['status']})", style="bold")
+        titles, cells = (TEXT_TITLES, _text_cells) if run["kind"] == PRETRAIN else (TITLES, _cells)
         table = Table(box=None, padding=(0, 2))
-        for name in ("round", "samples", "kept", "reward", "dev", "gate"):
+        for name in ("round", *titles, "gate"):
             table.add_column(name, justify="right" if name != "gate" else "left")
         reasons = {entry["round"]: entry["reason"] for entry in run["decisions"]}
         for row in run["rounds"]:
-            figures = [row.get(name) for name in ("reward", "dev_accuracy")]
-            cells = [f"{figure:.3f}" if figure is not None else "–" for figure in figures]
-            table.add_row(
-                str(row["round"]), str(row["samples"]), str(row["kept"]), *cells, Text(reasons.get(row["round"], ""))
-            )
+            table.add_row(*map(Text, (str(row["round"]), *cells(row), reasons.get(row["round"], ""))))
         if run["rounds"]:
             yield table
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    figures = [row.get(name) for name in ("reward", "dev_accuracy")]
+    return [str(row["samples"]), str(row["kept"]), *(fixed(finite(value), 3) for value in figures)]
+
+
+def _text_cells(row: Mapping[str, Any]) -> list[str]:
+    nats, perplexity, bits = (finite(row.get(f"dev/{name}")) for name in TEXT_FIGURES)
+    return [fixed(nats, 3), figure(perplexity), fixed(bits, 3)]
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
     try:
         yield from _read_entries(path)
     except ConfigError:
-        empty = {"run": None, "status": "unreadable", "rounds": 0, "of": None, "dev": None, "started": None}
-        yield {"folder": str(path.parent), **empty}
+        empty = {"run": None, "status": "unreadable", "rounds": 0, "of": None}
+        yield {"folder": str(path.parent), **empty, "dev": None, "perplexity": None, "started": None}
 
 
 def _read_entries(path: Path) -> Iterator[dict[str, Any]]:
     with closing(Journal.open(path, read_only=True)) as journal:
         for run in journal.runs():
             rounds = [row for row in journal.rounds(run.run_id) if row.round > 0]
+            last = rounds[-1].summary if rounds else {}
             yield {
                 "folder": str(path.parent),
                 "run": run.run_id,
                 "status": _status(run.status, path.parent),
                 "rounds": len(rounds),
                 "of": run.config.get("rounds"),
-                "dev": rounds[-1].summary.get("dev_accuracy") if rounds else None,
+                "dev": None if run.kind == PRETRAIN else last.get("dev_accuracy"),
+                "perplexity": last.get("dev/perplexity"),
                 "started": run.created.isoformat(),
             }
 

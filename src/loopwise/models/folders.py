@@ -13,6 +13,7 @@ import torch
 from loopwise.errors import ModelError, VocabularyError
 from loopwise.models.lora import ADAPTER_CONFIG, check_adapters, save_adapters
 from loopwise.models.policy import Policy, Weights, has_adapters
+from loopwise.models.tokenizers import loading_fault
 from loopwise.runtime import Runtime
 from loopwise.types import PromptState
 
@@ -40,12 +41,11 @@ def load_policy(path: str | Path, runtime: Runtime) -> Policy:
     calm_transformers()
     try:
         here = folder.is_dir() or not _on_hub(str(path))
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=here)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=here, trust_remote_code=False)
         module, reports = _load_module(str(path), runtime, local_files_only=here)
     except Exception as error:  # transformers raises a dozen kinds here, all of them about this folder
-        first = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise ModelError(
-            f"{path}: {remote}not loadable as a causal language model ({first}). "
+            f"{path}: {remote}not loadable as a causal language model ({loading_fault(error)}). "
             "Check the name, or save the model again."
         ) from error
     for report in reports:
@@ -110,7 +110,7 @@ def _load_module(path: str, runtime: Runtime, *, local_files_only: bool) -> tupl
 
     import loopwise.models.lstm  # noqa: F401  # makes our own architecture known to the Auto classes
 
-    config = AutoConfig.from_pretrained(path, local_files_only=local_files_only)
+    config = AutoConfig.from_pretrained(path, local_files_only=local_files_only, trust_remote_code=False)
     adapted = (Path(path) / ADAPTER_CONFIG).is_file()
     module, report = AutoModelForCausalLM.from_pretrained(
         path,
@@ -118,6 +118,7 @@ def _load_module(path: str, runtime: Runtime, *, local_files_only: bool) -> tupl
         local_files_only=local_files_only,
         dtype=torch.float32,
         use_safetensors=True,
+        trust_remote_code=False,  # left open, transformers would ask on the terminal
         attn_implementation=attention_for(config, runtime),
         ignore_mismatched_sizes=True,
         output_loading_info=True,

@@ -12,6 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+LOGITS_AT_ONCE = 2**24
+"""Logits of packed text whose log-softmax is in memory at a time: 64 MiB of fp32."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,27 @@ def token_logps(
 def window_logps(model: nn.Module, windows: Any) -> torch.Tensor:
     """fp32 log-probabilities ``[B, T]`` of the targets of packed text (``data.windows.Windows``).
 
-    Positions that begin again inside a window keep its documents apart: attention does not cross such a place.
+    Positions that begin again inside a window keep its documents apart in architectures that heed them.
+    ``log_softmax`` is taken in fp32, of at most ``LOGITS_AT_ONCE`` logits at a time.
     """
     device = next(model.parameters()).device
     input_ids, targets = (torch.from_numpy(array).to(device) for array in (windows.input_ids, windows.targets))
     restarts = windows.position_ids
     positions = {} if restarts is None else {"position_ids": torch.from_numpy(restarts).to(device)}
-    logits = model(input_ids=input_ids, use_cache=False, **positions).logits.float()
-    return -F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    logits, wanted = model(input_ids=input_ids, use_cache=False, **positions).logits.flatten(0, 1), targets.flatten()
+    rows = max(1, LOGITS_AT_ONCE // logits.shape[-1])
+    if len(wanted) <= rows:
+        return _target_logps(logits, wanted).view_as(targets)
+    # Computed again for the gradient: kept, the parts' log-softmaxes would be the whole after all.
+    parts = [
+        checkpoint(_target_logps, *part, use_reentrant=False, preserve_rng_state=False)
+        for part in zip(torch.split(logits, rows), torch.split(wanted, rows), strict=True)
+    ]
+    return torch.cat(parts).view_as(targets)
+
+
+def _target_logps(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return -F.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def last_logits(model: nn.Module, count: int) -> dict[str, int]:

@@ -25,6 +25,9 @@ class LstmConfig(PreTrainedConfig):  # type: ignore[misc]  # mypy skips transfor
 
     ``context`` is the window it is trained on and no limit: there is no ``max_position_embeddings``, for the state goes
     on for ever.
+    ``initializer_range`` is the standard deviation of the embeddings (and so of the output layer). The LSTM's own
+    matrices are drawn as transformers draws them, Xavier-uniform (Glorot and Bengio 2010): as narrow as a transformer's
+    they learn more slowly.
     """
 
     model_type = "loopwise_lstm"

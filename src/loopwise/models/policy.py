@@ -17,6 +17,8 @@ from loopwise.errors import ModelError
 from loopwise.types import PromptState
 
 _TOKENIZER_HASHES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_PASSING = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"})
+"""Where a configuration was loaded from and by what, not what it says of the model."""
 
 
 def has_adapters(module: nn.Module) -> bool:
@@ -56,8 +58,8 @@ class Weights:
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of all tensors, in name order, and the adapters' scales."""
-        digest = hashlib.sha256()
+        """SHA-256 over configuration, adapters' scales, and names, types, shapes and bytes of all tensors by name."""
+        digest = hashlib.sha256(json.dumps(_shape(self.module), sort_keys=True, default=str).encode())
         for name, layer in self.module.named_modules() if has_adapters(self.module) else ():
             scaling = getattr(layer, "scaling", None)
             if isinstance(scaling, dict):  # attention has a scaling of its own, a number
@@ -130,6 +132,20 @@ class Policy:
         if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
             found.append(self.tokenizer.eos_token_id)
         return tuple(dict.fromkeys(found))
+
+
+def _shape(module: Any) -> Any:
+    """A module's configuration as ``config.json`` has it, less what differs between equal models.
+
+    Attention implementations are not part of it: they compute the same.
+    """
+    return _steady(module.config.to_diff_dict())
+
+
+def _steady(content: Any) -> Any:
+    if isinstance(content, dict):  # parts of a model have configurations of their own
+        return {key: _steady(value) for key, value in content.items() if key not in _PASSING}
+    return [_steady(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def _shared(module: nn.Module) -> dict[int, Any]:

@@ -12,7 +12,7 @@ from loopwise.blocks import ModelConfig, TokenizerConfig
 from loopwise.errors import ConfigError, nearest
 from loopwise.models.folders import attention_for, calm_transformers
 from loopwise.models.policy import Policy, Weights
-from loopwise.models.tokenizers import end_token_ids, make_tokenizer
+from loopwise.models.tokenizers import end_token_ids, make_tokenizer, vocabulary_size
 from loopwise.runtime import Runtime, seed_key
 
 WIDTH_A_LAYER = 32
@@ -104,7 +104,7 @@ def _module(config: Any, attention: str | None) -> Any:
 def _special_ids(tokenizer: Any) -> dict[str, Any]:
     ends = end_token_ids(tokenizer)
     return {
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocabulary_size(tokenizer),
         "bos_token_id": None,
         "eos_token_id": ends[0] if len(ends) == 1 else list(ends),
         "pad_token_id": tokenizer.pad_token_id,

@@ -72,6 +72,28 @@ def end_token_ids(tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(end for end in (tokenizer.eos_token_id, turn) if end is not None))
 
 
+def loading_fault(error: Exception) -> str:
+    """What transformers says is wrong with a folder, in a few words."""
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return "it needs program code from its own folder, which loopwise never runs"
+    return text.partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def opening_id(tokenizer: Any) -> int | None:
+    """What a document begins from where nothing else stands before it: the opening token or, without one, end-of-text.
+
+    Documents are learned from after it, and an empty prompt is continued from it. None where the tokenizer has neither.
+    """
+    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return None if found is None else int(found)
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """How many embeddings a tokenizer needs: one more than its highest id. Ids may have gaps."""
+    return int(max(tokenizer.get_vocab().values())) + 1
+
+
 def _wrap(backend: Any, chat: bool) -> Any:
     from transformers import PreTrainedTokenizerFast
 
@@ -136,11 +158,10 @@ def _load(path: str, chat: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # transformers raises a dozen kinds here, all of them about this folder
-        first = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise ConfigError(
-            f'key "model.tokenizer.path": {path} holds no loadable tokenizer ({first}). '
+            f'key "model.tokenizer.path": {path} holds no loadable tokenizer ({loading_fault(error)}). '
             "Name a folder with tokenizer.json, or leave the key out to train one."
         ) from error
     if tokenizer.eos_token_id is None:

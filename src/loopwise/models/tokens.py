@@ -10,7 +10,7 @@ from loopwise.models.chat import encode_chat_prompt, encode_conversation, end_of
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.prompts import render
-from loopwise.models.tokenizers import is_literal
+from loopwise.models.tokenizers import is_literal, opening_id
 from loopwise.types import Completion, Message, Problem
 
 
@@ -24,7 +24,7 @@ def encode_prompts(policy: Policy, problems: Sequence[Problem]) -> list[list[int
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     tokenizer = policy.tokenizer
     closing = set(policy.end_ids) & set(tokenizer.all_special_ids)
-    boundary = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    opening = opening_id(tokenizer)
     encoded = iter(_encode(tokenizer, texts, add_special_tokens=True))
     rows: list[list[int]] = []
     for problem, prompt in zip(problems, prompts, strict=True):
@@ -33,8 +33,8 @@ def encode_prompts(policy: Policy, problems: Sequence[Problem]) -> list[list[int
             # Some tokenizers close every text with end-of-text, after which nothing would be generated.
             while ids and ids[-1] in closing and ids[-1] != tokenizer.bos_token_id:
                 ids.pop()
-            if not ids and boundary is not None:
-                ids = [boundary]
+            if not ids and opening is not None:
+                ids = [opening]
         else:
             ids = encode_chat_prompt(policy, prompt, f"problem {problem.id}")
         if not ids:
@@ -126,7 +126,7 @@ def encode_fitting(policy: Policy, problems: Sequence[Problem], extra_tokens: in
 def _encode_rest(policy: Policy, problem: Problem, rest: Sequence[Message]) -> tuple[list[int], list[int]]:
     """Token ids and loss mask of what follows a chat prompt, up to the last token that is learned."""
     prompt = render(problem, policy.prompt_state)
-    place = f"labelled row {problem.id}"
+    place = problem.place or f"labelled row {problem.id}"
     if isinstance(prompt, str):
         raise DataError(
             f"{place}: its completion is a list of messages, but its prompt is text. Make both messages, or both text."

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from loopwise.blocks import RuntimeConfig, SourceConfig
-from loopwise.data.sources import read_source
+from loopwise.data.sources import TEXT_FILES, read_source
+from loopwise.errors import ConfigError
 from loopwise.evaluate.groups import group_metrics
 from loopwise.evaluate.likelihood import mean_logps
 from loopwise.evaluate.perplexity import text_perplexity
@@ -28,7 +29,7 @@ from loopwise.runs.disk import with_room
 from loopwise.runs.journal import Journal
 from loopwise.runtime import Runtime, versions
 from loopwise.stages.generation import Speaker, open_model
-from loopwise.stages.questions import SPLIT, Examination, Questions, open_questions
+from loopwise.stages.questions import SPLIT, Examination, Questions, doubts, open_questions
 from loopwise.starting import TRIAL_PROBLEMS, try_rewards
 from loopwise.types import Completion, Sampling, Scored
 from loopwise.workspace import JOURNAL
@@ -50,8 +51,10 @@ def evaluate_model(model: str, examination: Examination, observer: Observer | No
     examination.check()
     with ExitStack() as stack:
         asked = list(open_questions(examination, stack))
-        texts = {name: [d.text for d in read_source(SourceConfig(path=name)).documents] for name in examination.texts}
+        texts = _texts(examination)
         judged = [questions for questions in asked if questions.feedback]
+        for doubt in doubts(Path(model), examination):
+            observer.note("warning", doubt)
         policy, runtime = open_model(model, examination.seed, sampled=bool(judged))
         speaker = Speaker(policy, runtime, examination.sampling, examination.max_tokens)
         samplings = {
@@ -70,6 +73,16 @@ def evaluate_model(model: str, examination: Examination, observer: Observer | No
         "seconds": round(time.monotonic() - began, 2),
         "results": results,
     }
+
+
+def _texts(examination: Examination) -> dict[str, list[str]]:
+    """The documents of each text. Raises ConfigError where a column is named, and none of them has columns."""
+    columns = {"text_column": examination.text_columns} if examination.text_columns else {}
+    found = {name: read_source(SourceConfig.model_validate({"path": name, **columns})) for name in examination.texts}
+    files = [file for text in found.values() for file in text.files]
+    if columns and all(file.lower().endswith(TEXT_FILES) for file in files):
+        raise ConfigError("--text-column is for row files, and --text names none. Leave it out.")
+    return {name: [document.text for document in text.documents] for name, text in found.items()}
 
 
 def _tried(questions: Questions, feedback: RewardSum, speaker: Speaker) -> Sampling:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from loopwise.blocks import SFTConfig
 from loopwise.config import TuneRecipe, load_recipe
-from loopwise.errors import DataError
+from loopwise.errors import ConfigError, DataError
 from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
@@ -22,7 +21,17 @@ from loopwise.observer import Observer
 from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.session import Parts, Run, Stages
-from loopwise.starting import TRIAL_PROBLEMS, recorded_threads, reward_fingerprint, start_policy, texts_of, try_rewards
+from loopwise.starting import (
+    TRIAL_PROBLEMS,
+    comparable,
+    recorded_threads,
+    reward_fingerprint,
+    row_counts,
+    start_policy,
+    tell_rows,
+    texts_of,
+    try_rewards,
+)
 from loopwise.tasks.base import SourceRows, Streams
 from loopwise.tasks.rewards import with_task_rewards
 from loopwise.tasks.streams import open_streams
@@ -32,13 +41,14 @@ from loopwise.update.sft import SFT
 from loopwise.workspace import Workspace, open_workspace
 
 RUN_ID = "tune"
-NEVER_CUT = SFTConfig()
-"""How held-out completions are encoded: whole, or refused."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe with everything resolved, before anything is written."""
+    """A recipe with everything resolved, before anything is written.
+
+    ``encodings`` say what became of the rows of each source, and of each split that is compared by likelihood.
+    """
 
     recipe: TuneRecipe
     runtime: Runtime
@@ -84,9 +94,13 @@ def tune(
         workspace = stack.enter_context(
             open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
         )
-        _tell(observer, prepared.encodings)
+        tell_rows(observer, prepared.encodings)
         stages, position = tune_in(workspace, prepared, observer)
-        rows = {name: asdict(replace(encoding, places=())) for name, encoding in prepared.encodings.items()}
+        rows = row_counts(prepared.encodings)
+        for source in prepared.streams.sources:
+            rows[source.name]["left_out"] = source.left_out
+            if source.left_out:
+                observer.note("info", f"{source.name}: {source.left_out:,} rows are no example to learn, and left out")
         return conclude(workspace, RUN_ID, recipe, stages, position, began, {"rows": rows})
 
 
@@ -104,24 +118,30 @@ def tune_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tup
 
 def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) -> Prepared:
     """Resolve everything a recipe names. Writes nothing; reward workers are entered on ``stack``."""
+    if recipe.rewards and recipe.gate.metric == "likelihood":
+        raise ConfigError(
+            'key "rewards": `loopwise tune` measures them where gate.metric is reward, and here it is likelihood. '
+            "Set gate.metric: reward, or leave them out."
+        )
     recipe = with_task_rewards(recipe)
     runtime = make_runtime(recipe.runtime, recipe.seed, threads)
     streams = open_streams(recipe.data, recipe.seed, supervised=True)
     base = start_policy(recipe.model, runtime, lambda: texts_of(streams))
     learned = _encode(base, streams, recipe)
-    for name, problems in streams.held_out.items():
-        if recipe.gate.metric == "reward":
+    encodings = learned.encodings
+    if recipe.gate.metric == "likelihood":
+        streams, compared = comparable(base, streams, recipe.update)
+        encodings = {**encodings, **compared}
+    else:
+        for name, problems in streams.held_out.items():
             encode_fitting(base, problems, recipe.sampling.max_tokens, name)
-        else:
-            encode_labelled(base, problems, list(map(streams.completion, problems)), NEVER_CUT)
-    if recipe.rewards:
         check_sampling(base, runtime)
     feedback = load_feedback(recipe.rewards, reference_columns=streams.reference_columns, label_free=False)
     stack.enter_context(feedback)
     if recipe.rewards and threads is None:
         try_rewards(recipe, base, LocalGenerator(runtime), streams.labelled[:TRIAL_PROBLEMS], feedback)
     update = SFT(recipe.update, learned.rows, recipe.rounds, learned.sources, learned.changed)
-    return Prepared(recipe, runtime, streams, base, update, feedback, learned.encodings)
+    return Prepared(recipe, runtime, streams, base, update, feedback, encodings)
 
 
 def _encode(base: Policy, streams: Streams, recipe: TuneRecipe) -> _Learned:
@@ -151,11 +171,3 @@ def _encode(base: Policy, streams: Streams, recipe: TuneRecipe) -> _Learned:
             return rows[place]
 
     return _Learned(tuple(rows), tuple(sources), encodings, changed if streams.augment else None)
-
-
-def _tell(observer: Observer, encodings: Mapping[str, Encoding]) -> None:
-    """Say what became of rows that were not learned whole."""
-    for name, encoding in encodings.items():
-        for count, what in ((encoding.dropped, "left out, too long"), (encoding.truncated, "cut at the limit")):
-            if count:
-                observer.note("warning", f"{name}: {count:,} of {encoding.rows + encoding.dropped:,} rows {what}")

@@ -102,7 +102,8 @@ class Conversation:
         self._turns += 1
         problem, forgotten = self._fitting(text)
         if forgotten:
-            note(f"the context is full: the oldest {forgotten} turns are forgotten")
+            turns = "turn is" if forgotten == 1 else f"{forgotten} turns are"
+            note(f"the context is full: the oldest {turns} forgotten")
         said: list[str] = []
 
         def heard(piece: str) -> None:
@@ -117,7 +118,7 @@ class Conversation:
             return None
         finally:
             answer = sample.text if sample else "".join(said)
-            if answer and self.speaker.has_template:
+            if (sample or said) and self.speaker.has_template:
                 asked = {"role": "user", "content": text}
                 self.messages = (*self.messages[2 * forgotten :], asked, {"role": "assistant", "content": answer})
 

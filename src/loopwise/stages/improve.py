@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,14 +23,24 @@ from loopwise.results import Result, conclude, write_policy
 from loopwise.runtime import Runtime, make_runtime, run_async
 from loopwise.session import Parts, Run, Stages
 from loopwise.stages.controls import Figures, OneAtATime, SideRuns, control_recipe, failure_of, run_id, stage_name
-from loopwise.starting import TRIAL_PROBLEMS, recorded_threads, reward_fingerprint, start_policy, texts_of, try_rewards
+from loopwise.starting import (
+    TRIAL_PROBLEMS,
+    comparable,
+    recorded_threads,
+    reward_fingerprint,
+    row_counts,
+    start_policy,
+    tell_rows,
+    texts_of,
+    try_rewards,
+)
 from loopwise.tasks.base import Streams
 from loopwise.tasks.curriculum import check_curriculum
 from loopwise.tasks.rewards import with_task_rewards
 from loopwise.tasks.streams import open_streams
 from loopwise.types import Feedback, FeedbackSource, Generator, Sample, Update
 from loopwise.update.rft import RFT
-from loopwise.update.rows import labelled_rows
+from loopwise.update.rows import Encoding, encode_labelled
 from loopwise.workspace import Workspace, open_workspace
 
 RUN_ID = "improve"
@@ -39,7 +49,10 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe with everything resolved and tried, before anything is written."""
+    """A recipe with everything resolved and tried, before anything is written.
+
+    ``encodings`` say what became of the labelled rows, and of each split that is compared by likelihood.
+    """
 
     recipe: ImproveRecipe
     runtime: Runtime
@@ -52,6 +65,7 @@ class Prepared:
     trial: tuple[Sample, ...]
     trial_feedback: Feedback
     own_parts: bool
+    encodings: Mapping[str, Encoding]
 
     def as_run(self, name: str) -> Run:
         """What the journal knows as run ``name``."""
@@ -73,10 +87,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Ended:
-    """Figures of every stage and the loop's last position; ``failure`` is what kept controls from their figures."""
+    """Figures of every stage, the loop's last position, what became of rows; ``failure`` is what kept controls from
+    their figures."""
 
     stages: Stages
     position: Position
+    encodings: Mapping[str, Encoding]
     failure: LoopwiseError | None = None
 
 
@@ -119,6 +135,7 @@ def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> 
     recipe = prepared.recipe
     shared = OneAtATime(observer)
     workspace = replace(workspace, note=shared.note)
+    tell_rows(shared, prepared.encodings)
     _save_base(workspace, prepared)
     prepared.as_run(RUN_ID).enter(workspace)
     beside = recipe.runtime.processes - 1 if prepared.own_parts else 0
@@ -138,12 +155,14 @@ def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> 
             except LoopwiseError as error:
                 failures.append(error)
     stages["improved"] = session.stage(position.incumbent, position.incumbent_round, "improved")
-    return Ended(stages, position, failure_of(failures, workspace.out))
+    return Ended(stages, position, prepared.encodings, failure_of(failures, workspace.out))
 
 
 def finish(workspace: Workspace, recipe: ImproveRecipe, ended: Ended, began: float) -> Result:
     """Write the result of the loop. Raises, after that, the error of a control that failed beside it."""
-    result = conclude(workspace, RUN_ID, recipe, ended.stages, ended.position, began)
+    rows = row_counts(ended.encodings)
+    more = {"rows": rows} if rows else {}
+    result = conclude(workspace, RUN_ID, recipe, ended.stages, ended.position, began, more)
     if ended.failure is not None:
         raise ended.failure
     return result
@@ -182,8 +201,12 @@ def prepare(
     own_parts = rewards is None and update is None and generator is None
     base = policy or start_policy(recipe.model, runtime, lambda: texts_of(streams))
     generator = generator or LocalGenerator(runtime)
+    encodings: dict[str, Encoding] = {}
+    if recipe.gate.metric == "likelihood":
+        streams, encodings = comparable(base, streams, recipe.update)
     if update is None:
-        update = _update(recipe, streams, base)
+        update, labelled = _update(recipe, streams, base)
+        encodings = {**labelled, **encodings}
     loop.check_needs(update, generator.offers)
     _check_rows(recipe, streams, base)
     if recipe.curriculum:
@@ -197,7 +220,9 @@ def prepare(
         samples, judged = try_rewards(recipe, base, generator, tried, feedback)
         if report is not None:
             run_async(report.check(opened.draw(1, TRIAL_PROBLEMS)[:TRIAL_PROBLEMS], samples))
-    return Prepared(recipe, runtime, streams, base, update, generator, feedback, report, samples, judged, own_parts)
+    return Prepared(
+        recipe, runtime, streams, base, update, generator, feedback, report, samples, judged, own_parts, encodings
+    )
 
 
 def _check_promises(recipe: ImproveRecipe) -> None:
@@ -222,19 +247,18 @@ def _check_rows(recipe: ImproveRecipe, streams: Streams, base: Policy) -> None:
     if base.weights is not None:
         for name, problems in {**streams.held_out, "train": train}.items():
             encode_fitting(base, problems, recipe.sampling.max_tokens, name)
-    compared = list(streams.held_out.values()) if recipe.gate.metric == "likelihood" else []
-    learned = [train] if recipe.update.keep == "gold" or "gold" in recipe.controls else []
-    for problems in (*compared, *learned):
-        for problem in problems:
-            streams.completion(problem)
+    if recipe.update.keep == "gold" or "gold" in recipe.controls:
+        encode_labelled(base, train, list(map(streams.completion, train)), recipe.update, "train")
 
 
-def _update(recipe: ImproveRecipe, streams: Streams, base: Policy) -> RFT:
-    completions = [streams.completion(problem) for problem in streams.labelled]
-    labelled = labelled_rows(base, streams.labelled, completions, recipe.update.max_length)
+def _update(recipe: ImproveRecipe, streams: Streams, base: Policy) -> tuple[RFT, dict[str, Encoding]]:
+    """The update, and what became of the labelled rows where there are any."""
+    completions = list(map(streams.completion, streams.labelled))
+    labelled, encoding = encode_labelled(base, streams.labelled, completions, recipe.update)
     if recipe.update.keep == "none" and not labelled:
         raise ConfigError('key "update.keep": none trains on labelled rows alone, and there are none (data.labelled).')
-    return RFT(recipe.update, labelled, recipe.samples, recipe.rounds, base, streams.completion)
+    update = RFT(recipe.update, labelled, recipe.samples, recipe.rounds, base, streams.completion)
+    return update, {"labelled": encoding} if streams.labelled else {}
 
 
 def run_control(prepared: Prepared, workspace: Workspace, name: str, observer: Observer) -> Figures:
@@ -248,7 +272,8 @@ def run_control(prepared: Prepared, workspace: Workspace, name: str, observer: O
 def control(prepared: Prepared, name: str) -> Prepared:
     """What a control is made of: all the same but what it learns from."""
     recipe = control_recipe(prepared.recipe, name)
-    return replace(prepared, recipe=recipe, update=_update(recipe, prepared.streams, prepared.base))
+    update, _ = _update(recipe, prepared.streams, prepared.base)
+    return replace(prepared, recipe=recipe, update=update)
 
 
 def _save_base(workspace: Workspace, prepared: Prepared) -> None:

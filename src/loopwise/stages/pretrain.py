@@ -17,9 +17,9 @@ from loopwise.data.corpus import Corpus, open_corpus
 from loopwise.data.encoding import encode_documents
 from loopwise.data.sources import Document
 from loopwise.data.windows import HeldOut, Packed, evaluation_windows, pack
-from loopwise.errors import ConfigError
-from loopwise.evaluate.floor import floor_logps
-from loopwise.evaluate.perplexity import UNLIMITED, Perplexity, window_sums
+from loopwise.errors import ConfigError, ModelError, VocabularyError
+from loopwise.evaluate.floor import measure_floor
+from loopwise.evaluate.perplexity import UNLIMITED, Perplexity, keeps_apart, window_sums
 from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.evaluate.stats import mean_interval
 from loopwise.generate.check import check_sampling
@@ -118,14 +118,19 @@ class Prepared:
             "bytes": found.bytes,
         }
 
-    def floor(self) -> dict[str, Evaluation]:
-        """What the n-gram floor scores on the same windows."""
+    def floor(self) -> tuple[dict[str, Evaluation], int]:
+        """What the n-gram floor scores on the same windows, and how many tokens it has counted."""
+        if not self.held_out:
+            return {}, 0
+        assert self.base.weights is not None
+        module: Any = self.base.weights.module
         documents = {name: text.documents for name, text in self.held_out.items()}
+        floor = measure_floor(self.train, documents, module.get_input_embeddings().weight.shape[0])
         found = {}
-        for split, logps in floor_logps(self.train, documents, len(self.base.tokenizer)).items():
+        for split, logps in floor.logps.items():
             lengths = self.held_out[split].lengths
             found[split] = Evaluation(split, FLOOR, np.add.reduceat(logps, np.cumsum(lengths) - lengths) / lengths)
-        return found
+        return found, floor.trained_on
 
 
 def pretrain(
@@ -145,6 +150,7 @@ def pretrain(
         recipe = load_recipe(PretrainRecipe, recipe)
     with ExitStack() as stack:
         prepared = prepare(stack, recipe, recorded_threads(out, RUN_ID, resume=resume))
+        floor, counted = prepared.floor()  # before the run: should it fail, no training is lost
         workspace = stack.enter_context(
             open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
         )
@@ -154,20 +160,22 @@ def pretrain(
             first: session.stage(prepared.base, 0, first),
             "pretrained": session.stage(position.incumbent, position.incumbent_round, "pretrained"),
         }
-        if prepared.held_out:
-            stages[FLOOR] = _journal_floor(workspace, prepared)
+        if floor:
+            stages[FLOOR] = _journal_floor(workspace, prepared, floor, counted)
         corpus = {**prepared.corpus.counts, "sources": [source.name for source in prepared.corpus.sources]}
         return conclude(workspace, RUN_ID, recipe, stages, position, began, {"corpus": corpus})
 
 
-def _journal_floor(workspace: Workspace, prepared: Prepared) -> dict[str, dict[str, Any]]:
+def _journal_floor(
+    workspace: Workspace, prepared: Prepared, floor: Mapping[str, Evaluation], counted: int
+) -> dict[str, dict[str, Any]]:
     """Write the floor's scores to the journal; its figures, as of a stage."""
     figures: dict[str, dict[str, Any]] = {}
-    for split, evaluation in prepared.floor().items():
+    for split, evaluation in floor.items():
         interval = mean_interval(evaluation.scores)
         workspace.store(partial(workspace.journal.add_evaluation, RUN_ID, 0, FLOOR, evaluation, interval))
         common = {"accuracy": evaluation.mean, "ci95": list(interval), "n": len(evaluation.scores)}
-        figures[split] = common | prepared.figures(evaluation)
+        figures[split] = common | prepared.figures(evaluation) | {"trained_on": counted}
     return figures
 
 
@@ -179,9 +187,16 @@ def prepare(stack: ExitStack, recipe: PretrainRecipe, threads: int | None = None
     corpus = open_corpus(recipe.data, recipe.seed)
     base = start_policy(recipe.model, runtime, lambda: _texts(corpus))
     window = window_of(recipe, base)
-    sources = [encode_documents(base, source.documents) for source in corpus.sources]
-    texts = tuple(pack(documents, window) for documents in sources)
-    held_out = {name: _held_out(base, documents, window) for name, documents in corpus.held_out.items() if documents}
+    sources = [_encode(base, source.documents, source.name) for source in corpus.sources]
+    texts = tuple(
+        pack(documents, window, source.name) for documents, source in zip(sources, corpus.sources, strict=True)
+    )
+    held_out = {
+        name: _held_out(base, name, documents, window) for name, documents in corpus.held_out.items() if documents
+    }
+    packed = [text.documents for text in texts] + [text.windows.documents for text in held_out.values()]
+    if max(packed) > 1 and not keeps_apart(base):
+        raise _leak(base)
     encode_fitting(base, _beginnings(recipe), recipe.sampling.max_tokens, "prompts")
     if recipe.prompts:
         check_sampling(base, runtime)
@@ -191,10 +206,14 @@ def prepare(stack: ExitStack, recipe: PretrainRecipe, threads: int | None = None
 
 
 def window_of(recipe: PretrainRecipe, base: Policy) -> int:
-    """Tokens of a window: the recipe's, or the model's context. Raises ConfigError where the model has no such room."""
+    """Tokens of a window: the recipe's, or the model's context, of a loaded model at most ``UNLIMITED``.
+
+    Raises ConfigError where the model has no such room.
+    """
     assert base.weights is not None
     limit = base.weights.context_length
-    window = recipe.update.window or base.weights.window or UNLIMITED
+    context = base.weights.window or UNLIMITED
+    window = recipe.update.window or (context if recipe.model.create else min(context, UNLIMITED))
     if limit is not None and window > limit:
         raise ConfigError(
             f'key "update.window": {window} tokens are over the model\'s context of {limit}. '
@@ -203,9 +222,44 @@ def window_of(recipe: PretrainRecipe, base: Policy) -> int:
     return window
 
 
-def _held_out(base: Policy, documents: Sequence[Document], window: int) -> HeldOutText:
-    encoded = tuple(encode_documents(base, documents))
-    return HeldOutText(encoded, evaluation_windows(encoded, window), sum(document.bytes for document in documents))
+def _held_out(base: Policy, name: str, documents: Sequence[Document], window: int) -> HeldOutText:
+    place = f"the {name} text"
+    encoded = tuple(_encode(base, documents, place))
+    windows = evaluation_windows(encoded, window, place)
+    return HeldOutText(encoded, windows, sum(document.bytes for document in documents))
+
+
+def _encode(base: Policy, documents: Sequence[Document], place: str) -> list[np.ndarray]:
+    """The documents, ready to pack. Raises VocabularyError, beginning with ``place``, where the tokenizer has no tokens
+    for some of their text: no figure could say how well that is predicted."""
+    encoded = encode_documents(base, documents)
+    tokenizer = base.tokenizer
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return encoded
+    # Text that spells the token out, as prepared corpora do, means it.
+    lost = [
+        max(0, found - document.text.count(tokenizer.unk_token)) if (found := int((ids == unknown).sum())) else 0
+        for document, ids in zip(documents, encoded, strict=True)
+    ]
+    if any(lost):
+        first = next(document for document, count in zip(documents, lost, strict=True) if count)
+        raise VocabularyError(
+            f"{place}: {sum(lost) / sum(map(len, encoded)):.2%} of its tokens are {tokenizer.unk_token}, text that the "
+            f"tokenizer does not know, first in {first.place}. Take it out, or take a model whose tokenizer knows it: "
+            "model.create: gpt2 makes one that knows any text."
+        )
+    return encoded
+
+
+def _leak(base: Policy) -> ModelError:
+    assert base.weights is not None
+    module: Any = base.weights.module
+    return ModelError(
+        f"model_type {module.config.model_type}: loopwise cannot keep the documents of a window from seeing one "
+        "another in this architecture. Take one that heeds positions that begin again, as GPT-2, Llama, Qwen3 and "
+        "Mistral do, or train on a single document."
+    )
 
 
 def _beginnings(recipe: PretrainRecipe) -> tuple[Problem, ...]:

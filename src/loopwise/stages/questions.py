@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from loopwise.config import TuneRecipe, parse_recipe
 from loopwise.data.rows import read_source
 from loopwise.errors import ConfigError
 from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.runs.journal import Journal
+from loopwise.tasks.base import HELD_OUT_AT_MOST
 from loopwise.tasks.rewards import with_task_rewards
 from loopwise.tasks.streams import open_streams
 from loopwise.types import Completion, Problem, Sampling
+from loopwise.workspace import JOURNAL
 
 SPLIT = "test"
 GREEDY = Sampling(temperature=0.0)
+MOST_PROBLEMS = 1000
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Examination:
     """What to measure, and how to sample. At most ``problems`` of each task or row file (its first rows) are asked.
 
     ``rewards`` are as in a recipe; a task has its own. ``max_tokens`` None: as many as fit, 256 at most;
-    ``sampling.max_tokens`` is not looked at.
+    ``sampling.max_tokens`` is not looked at. ``text_columns`` are those of row files among ``texts``, joined.
     """
 
     tasks: tuple[str, ...] = ()
@@ -34,7 +39,8 @@ class Examination:
     prompt_column: str | None = None
     completion_column: str | None = None
     texts: tuple[str, ...] = ()
-    problems: int = 1000
+    text_columns: tuple[str, ...] = ()
+    problems: int = MOST_PROBLEMS
     samples: int = 1
     sampling: Sampling = GREEDY
     max_tokens: int | None = None
@@ -45,6 +51,7 @@ class Examination:
         asked = self.tasks or self.rows
         if not (asked or self.texts):
             raise ConfigError("nothing to measure: add --task NAME, --data FILE or --text FILE.")
+        self._check_idle()
         if self.samples > 1 and not self.sampling.temperature:
             raise ConfigError(
                 f"--samples {self.samples}: at temperature 0 the samples of a problem are all alike. "
@@ -57,6 +64,22 @@ class Examination:
         for flag, value in (("--prompt-column", self.prompt_column), ("--completion-column", self.completion_column)):
             if value and not self.rows:
                 raise ConfigError(f"{flag} is a column of --data, which is not given. Name the row file.")
+        if self.text_columns and not self.texts:
+            raise ConfigError("--text-column is a column of --text, which is not given. Name the row file.")
+
+    def _check_idle(self) -> None:
+        """Raise ConfigError where a flag would be ignored: no problem is asked, or no answer to it is drawn."""
+        greedy = asdict(GREEDY)
+        drawing = [name for name, value in asdict(self.sampling).items() if value != greedy[name]]
+        drawing += ["max_tokens"] if self.max_tokens is not None else []
+        drawing += ["samples"] if self.samples > 1 else []
+        if drawing and not (self.tasks or (self.rows and self.rewards)):
+            raise ConfigError(
+                f"--{drawing[0].replace('_', '-')} says how answers are drawn, and none are: likelihood and perplexity "
+                "take what is written. Leave it out, or add --task, or --data with --reward."
+            )
+        if self.problems != MOST_PROBLEMS and not (self.tasks or self.rows):
+            raise ConfigError("--problems bounds those of --task and --data; a text is read whole. Leave it out.")
 
 
 @dataclass(frozen=True)
@@ -110,6 +133,38 @@ def _of_rows(path: str, examination: Examination, stack: ExitStack) -> Questions
             "--completion-column with the column of right answers, to measure how likely the model finds them."
         )
     return Questions(path, "rows", recipe, problems, completions or None, _judges(recipe, stack))
+
+
+def doubts(model: Path, examination: Examination) -> Iterator[str]:
+    """A warning for each task whose problems the run in the folder ``model`` may have trained on.
+
+    Its held-out problems are asked where seed and options are its own, and no more are asked than it held out.
+    """
+    if not (model / JOURNAL).is_file():
+        return
+    with closing(Journal.open(model / JOURNAL, read_only=True)) as journal:
+        configs = [run.config for run in journal.runs() if run.config.get("data")]
+    for config in configs:
+        if config["data"].get("task") not in examination.tasks:
+            continue
+        told = _instead(config, examination)
+        if told:
+            yield f"task {config['data']['task']}: {model} may have trained on some of these problems. {told}"
+            return
+
+
+def _instead(config: Mapping[str, Any], examination: Examination) -> str:
+    """How to ask what the run of this recipe held out; nothing where that is asked."""
+    data, seed = config["data"], config["seed"]
+    count = min(HELD_OUT_AT_MOST if data.get(name) is None else int(data[name]) for name in ("dev", "test"))
+    options = dict(data.get("task_options") or {})
+    if not count:
+        return "It held none out to ask instead."
+    other = [f"--seed {seed}"] if seed != examination.seed else []
+    if options != dict(examination.task_options):
+        other += [f"--task-option {name}={value}" for name, value in options.items()] or ["no --task-option"]
+    other += [f"--problems {count}"] if examination.problems > count else []
+    return f"To ask those it held out: {', '.join(other)}." if other else ""
 
 
 def _recipe(examination: Examination, data: Mapping[str, Any]) -> TuneRecipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from loopwise.blocks import RewardConfig
 from loopwise.data.streams import problem_key
 from loopwise.errors import DataError
 from loopwise.runtime import seed_key
-from loopwise.types import Completion, Problem
+from loopwise.types import Completion, Problem, Prompt
 
 WATCHED = 4
 HELD_OUT_AT_MOST = 1000
@@ -89,6 +90,8 @@ class SourceRows:
 class Streams:
     """Problems by use. ``draw(round, count)`` is a pure function; ``watch`` are dev problems the report follows.
 
+    ``prompts(count)`` are those of the first round's problems, or fewer where there are not so many.
+
     For a curriculum: ``rows`` are all problems that ``draw`` draws from where these can be listed; a task of several
     ``levels`` has ``draw_level(level, round, count)`` instead.
     """
@@ -106,6 +109,7 @@ class Streams:
     rows: Sequence[Problem] = ()
     levels: tuple[str, ...] = ()
     draw_level: Callable[[str, int, int], Sequence[Problem]] | None = None
+    prompts: Callable[[int], Sequence[Prompt]] = lambda count: ()
 
     @property
     def watch(self) -> Sequence[Problem]:
@@ -119,9 +123,15 @@ class Streams:
                 "compare with. Add it, or name another column with data.completion_column."
             )
         value = problem.columns[self.completion_column]
-        if isinstance(value, list | tuple):
-            return str(value[0]["content"]) if len(value) == 1 else tuple(value)
-        return str(value)
+        if isinstance(value, str | int | float):
+            return str(value)
+        if not isinstance(value, list | tuple) or not value or not all(map(_is_message, value)):
+            raise DataError(
+                f'problem {str(problem.prompt)[:60]!r}, column "{self.completion_column}": expected text or a list of '
+                f'messages, found {str(value)[:60]}. Write it as text or as {{"role": …, "content": …}}, or name '
+                "another column with data.completion_column."
+            )
+        return str(value[0]["content"]) if len(value) == 1 else tuple(value)
 
     def without_references(self) -> Streams:
         """The same streams, whose drawn problems do not hold their references. Held-out ones do: reports need them.
@@ -144,3 +154,7 @@ class Streams:
             draw_level=draw_level and (lambda level, round, count: blind(draw_level(level, round, count))),
             reference_columns=hidden,
         )
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("role", "content"))

@@ -42,8 +42,8 @@ class Drawn(NamedTuple):
 
 def bucket_of(problem_id: str, levels: Sequence[str]) -> str:
     """The bucket of a problem: its level where a task has several, else itself."""
-    level = problem_id.partition("/")[0]
-    return level if level in levels else problem_id
+    # Levels are named by their options, and these may hold a slash.
+    return max((level for level in levels if problem_id.startswith(f"{level}/")), key=len, default=problem_id)
 
 
 def bucket_rates(groups: Mapping[str, tuple[int, int, int]], levels: Sequence[str]) -> dict[str, PassRate]:

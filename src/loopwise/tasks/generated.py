@@ -9,7 +9,7 @@ from loopwise.errors import ConfigError
 from loopwise.runtime import seed_key
 from loopwise.tasks.base import HELD_OUT_AT_MOST, Streams, Task
 from loopwise.tasks.registry import find_task
-from loopwise.types import Problem
+from loopwise.types import Problem, Prompt
 
 MOST_MISSES = 10_000
 """Known problems in a row after which a task counts as exhausted."""
@@ -17,6 +17,7 @@ MOST_MISSES = 10_000
 
 def generated_streams(data: DataConfig, seed: int) -> Streams:
     """The streams of the task that ``data`` names. Raises ConfigError."""
+    _refuse_row_keys(data)
     name = str(data.task)
     task = find_task(name, data.task_options)
     for key in ("dev", "test", "labelled"):
@@ -45,6 +46,9 @@ def generated_streams(data: DataConfig, seed: int) -> Streams:
         # An easy level may have few problems: what there is of it is drawn, and the harder ones are not held up.
         return _generate(task, seed_key("task", name, f"train-{round}", seed), count, taken, level)
 
+    def prompts(count: int) -> list[Prompt]:
+        return [problem.prompt for problem in _generate(task, seed_key("task", name, "train-1", seed), count, taken)]
+
     return Streams(
         draw=lambda round, count: exactly(f"train-{round}", count, taken),
         held_out={stream: problems for stream, problems in held_out.items() if problems},
@@ -55,7 +59,14 @@ def generated_streams(data: DataConfig, seed: int) -> Streams:
         key=task.key,
         levels=tuple(task.levels) if len(task.levels) > 1 else (),
         draw_level=draw_level if len(task.levels) > 1 else None,
+        prompts=prompts,
     )
+
+
+def _refuse_row_keys(data: DataConfig) -> None:
+    for key in ("format", "prompt_column", "completion_column", "augment"):
+        if getattr(data, key) != DataConfig.model_fields[key].default:
+            raise ConfigError(f'key "data.{key}": is for row files, and a built-in task has none. Leave it out.')
 
 
 def _generate(task: Task, key: int, count: int, taken: Collection[str], level: str | None = None) -> list[Problem]:

@@ -66,6 +66,11 @@ def row_file_streams(data: DataConfig, seed: int, *, supervised: bool) -> Stream
     """The streams of the files that ``data`` names; ``supervised`` rows hold completions. Raises DataError."""
     if data.augment and not supervised:
         raise ConfigError('key "data.augment": changes the rows that `loopwise tune` learns. Leave it out here.')
+    if data.labelled and supervised:
+        raise ConfigError(
+            'key "data.labelled": `loopwise tune` learns the train rows. Leave it out, or name both files under '
+            '"data.train".'
+        )
     configs = _configs(data)
     reader = _Reader(data, supervised)
     seen: Counter[str] = Counter()
@@ -91,8 +96,9 @@ def row_file_streams(data: DataConfig, seed: int, *, supervised: bool) -> Stream
     files |= {"augment": data.augment.rpartition(":")[0]} if data.augment else {}
     weights = [config.weight for config in configs.values()]
     augment = _augment(data.augment, reader, sources, train, held_out, seed) if data.augment else None
+    draw_round = _draw(train, weights, seed)
     return Streams(
-        draw=_draw(train, weights, seed),
+        draw=draw_round,
         held_out={name: held_out[name] for name in sorted(held_out, key=_split_order)},
         labelled=labelled,
         completion_column=reader.column,
@@ -102,6 +108,7 @@ def row_file_streams(data: DataConfig, seed: int, *, supervised: bool) -> Stream
         rows=everything,
         sources=_counts(configs, sources, train, held_out) if supervised else (),
         augment=augment,
+        prompts=lambda count: [problem.prompt for problem in draw_round(1, count)],
     )
 
 

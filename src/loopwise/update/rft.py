@@ -17,7 +17,7 @@ from loopwise.models.policy import Policy
 from loopwise.types import Completion, Context, Problem, Rollout, Scored, Updated
 from loopwise.update.fitting import Batch, fit, supervised
 from loopwise.update.learner import Learner
-from loopwise.update.rows import Pool, labelled_rows, sample_rows
+from loopwise.update.rows import Pool, encode_fitting_rows, sample_rows
 
 # Weights such as 0.7, 0.2 and 0.1 add up to a hair under 1.
 _ROUNDING = 1e-9
@@ -49,7 +49,7 @@ class RFT:
         kept = 0
         if self.config.keep == "gold":
             assert self.gold is not None
-            gold = labelled_rows(policy, problems, [self.gold(problem) for problem in problems], self.config.max_length)
+            gold, _ = encode_fitting_rows(policy, problems, [self.gold(problem) for problem in problems], self.config)
             kept = _add(pool, gold).count(True)
         elif self.config.keep != "none":
             kept = self._keep(policy, rollout(policy, problems, self.samples), pool, context)

@@ -37,19 +37,39 @@ class Encoding:
 
 
 def encode_labelled(
-    policy: Policy, problems: Sequence[Problem], completions: Sequence[Completion], config: SFTConfig
+    policy: Policy,
+    problems: Sequence[Problem],
+    completions: Sequence[Completion],
+    config: SFTConfig,
+    name: str = "labelled",
+) -> tuple[tuple[TokenRow, ...], Encoding]:
+    """``encode_fitting_rows``; a DataError too, where there are rows and none is left."""
+    rows, encoding = encode_fitting_rows(policy, problems, completions, config, name)
+    if problems and not rows:
+        limit = _limit(policy, config)
+        over = f"is over the limit of {limit} tokens or " if limit is not None else ""
+        mend = "Fill them in" if limit is None else f"Shorten them, or {_longer(config, limit)}"
+        raise DataError(
+            f"{name} rows: none of {len(problems)} is left, because each {over}has an empty completion. {mend}."
+        )
+    return rows, encoding
+
+
+def encode_fitting_rows(
+    policy: Policy,
+    problems: Sequence[Problem],
+    completions: Sequence[Completion],
+    config: SFTConfig,
+    name: str = "labelled",
 ) -> tuple[tuple[TokenRow, ...], Encoding]:
     """Tokenised prompts and completions, in order, and what became of them.
 
     Rows over ``config.max_length`` or the model's context are an error, left out, or lose the end of their completion,
     as ``config.too_long`` says; a row that would have nothing left to learn is left out. ``config.end_of_text`` closes
-    completions, and that is learned. Raises DataError naming the first row that is too long, or when no row is left,
-    and what ``encode_rows`` does.
+    completions, and that is learned. ``name`` is what errors call the rows. Raises DataError naming the first row that
+    is too long, and what ``encode_rows`` does.
     """
-    limits = [
-        limit for limit in (config.max_length, policy.weights.context_length if policy.weights else None) if limit
-    ]
-    limit = min(limits, default=None)
+    limit = _limit(policy, config)
     rows: list[TokenRow] = []
     places: list[int] = []
     truncated = 0
@@ -57,9 +77,10 @@ def encode_labelled(
     for place, (problem, row) in enumerate(zip(problems, encoded, strict=True)):
         too_long = limit is not None and row.total_tokens > limit
         if too_long and config.too_long == "error":
+            where = problem.place or f"{name} row {problem.id}"
             raise DataError(
-                f"labelled row {problem.id}: {row.total_tokens} tokens, over the limit of {limit}. Shorten it, raise "
-                "update.max_length, set update.too_long to drop or truncate, or take a model with a longer context."
+                f"{where}: {row.total_tokens} tokens, over the limit of {limit}. Shorten it, "
+                f"{_longer(config, limit)}, or leave such rows out with update.too_long: drop."
             )
         if too_long and config.too_long == "drop":
             continue
@@ -68,12 +89,6 @@ def encode_labelled(
             rows.append(fitted)
             places.append(place)
             truncated += too_long
-    if problems and not rows:
-        over = f"is over the limit of {limit} tokens or " if limit is not None else ""
-        raise DataError(
-            f"labelled rows: none of {len(problems)} is left to train on, because each {over}has an empty completion. "
-            "Shorten them, raise update.max_length, or take a model with a longer context."
-        )
     ends = {*policy.end_ids, end_of_turn_id(policy)}
     return tuple(rows), Encoding(
         places=tuple(places),
@@ -163,6 +178,16 @@ class Pool:
             for prompt, token, mask in zip(prompts, tokens, masks, strict=True)
         )
         return Pool(rows, per_prompt)
+
+
+def _limit(policy: Policy, config: SFTConfig) -> int | None:
+    """The most tokens a row may have."""
+    context = policy.weights.context_length if policy.weights else None
+    return min((limit for limit in (config.max_length, context) if limit), default=None)
+
+
+def _longer(config: SFTConfig, limit: int | None) -> str:
+    return "raise update.max_length" if limit == config.max_length else "take a model with a longer context"
 
 
 def _mask(row: TokenRow) -> Sequence[int]:
