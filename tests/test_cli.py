@@ -122,8 +122,8 @@ def test_names_are_shown_as_they_are(workshop: Path, no_report: None) -> None:
     assert out in loopwise("runs", "list").stdout
     assert out in loopwise("runs", "diff", out, out).stdout
     assert "finished" in loopwise("runs", "show", out).stdout
-    (workshop / "[/x].txt").write_text("12+34=46\n" * 20)
-    assert "[/x].txt" in loopwise("evaluate", "model", "--text", "[/x].txt").stdout
+    (workshop / "[bold]x.txt").write_text("12+34=46\n" * 20)
+    assert "[bold]x.txt" in loopwise("evaluate", "model", "--text", "[bold]x.txt").stdout
 
 
 def test_a_dry_run_knows_the_folder_it_was_given(workshop: Path, no_report: None) -> None:

@@ -83,6 +83,15 @@ def test_the_folder_opens_in_transformers_and_gives_the_figures_of_the_run(finis
     assert math.isclose(whole.bits_per_byte, whole.nats / math.log(2) / whole.bytes)
 
 
+def test_samples_fit_the_context_unless_the_recipe_says_how_long_they_are(tmp_path: Path) -> None:
+    from contextlib import ExitStack
+
+    given = recipe(write_corpus(tmp_path)).model_dump()
+    del given["sampling"]
+    with ExitStack() as stack:
+        assert prepare(stack, parse_recipe(PretrainRecipe, given)).recipe.sampling.max_tokens == 32 - len("the ")
+
+
 def test_perplexity_by_hand(make_policy: Any) -> None:
     """A model that knows nothing gives each of V tokens a probability of 1 / V."""
     policy = make_policy()

@@ -60,7 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _pretrain(folder: Path) -> None:
-    """Runs first and again (of the same text elsewhere), bytes (other tokens), apart (other text)."""
+    """Runs first and again (of the same text elsewhere), pairs (other tokens), apart (other text)."""
     text = "".join(f"{a}+{b}={a + b}\n" for a in range(20) for b in range(8))
     for name in ("here", "there"):
         (folder / name).mkdir()
@@ -70,7 +70,7 @@ def _pretrain(folder: Path) -> None:
     train = ["pretrain", folder / "pretrain.yaml"]
     loopwise(*train, "--out", folder / "first")
     loopwise(*train, "seed=1", f"data.train={folder}/there/text.txt", "--out", folder / "again")
-    loopwise(*train, "model.tokenizer=byte", "--out", folder / "bytes")
+    loopwise(*train, "model.tokenizer={kind: bpe, vocabulary: 280}", "--out", folder / "pairs")
     loopwise(*train, "data.train=here/other.txt", "--out", folder / "apart")
 
 
@@ -258,7 +258,7 @@ def test_pretraining_is_compared_in_bits_per_byte(finished: Path) -> None:
 
 
 def test_other_tokens_and_other_text_are_not_paired(finished: Path) -> None:
-    found = diff(finished / "first", finished / "bytes")
+    found = diff(finished / "first", finished / "pairs")
     assert {entry["measure"] for entry in found["stages"]} == {"bits a byte"}
     assert {entry["unpaired"] for entry in found["stages"]} == {"not the same tokens or windows"}
     other = diff(finished / "first", finished / "apart")

@@ -73,7 +73,9 @@ class ModelConfig(Block):
     heads: int | None = Field(None, ge=1, description="attention heads; default: one for each 32 of width")
     context: int = Field(256, ge=2, description="most tokens a sequence may have")
     dropout: float = Field(0.0, ge=0, lt=1)
-    init_std: float = Field(0.02, gt=0, description="standard deviation of the initial weights")
+    init_std: float = Field(
+        0.02, gt=0, description="standard deviation of the initial weights (an LSTM's own matrices are Xavier-uniform)"
+    )
     tokenizer: Annotated[TokenizerConfig | None, BeforeValidator(_kind_shorthand)] = Field(
         None, description="of a created model; a plain text is its kind"
     )
@@ -266,7 +268,7 @@ class PretrainConfig(Block):
     steps: int = Field(200, ge=1, description="optimizer steps a round")
     batch_size: int = Field(16, ge=1, description="windows an optimizer step")
     micro_batch_size: int | None = Field(None, ge=1, description="windows a forward pass; changes only dropout's draws")
-    window: int | None = Field(None, ge=2, description="tokens a window; default: the model's context")
+    window: int | None = Field(None, ge=2, description="tokens a window; default: the context, at most 1024 if loaded")
     optimizer: OptimizerConfig = OptimizerConfig(name="muon", lr=3e-3, schedule="linear", warmup_steps=20)
 
 

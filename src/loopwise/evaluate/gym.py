@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from loopwise.errors import ConfigError, nearest
@@ -243,8 +244,7 @@ def _is_known(word: str) -> bool:
     """Whether SymPy's parser takes a word for a symbol, or for one of the functions that answers need."""
     if len(word) == 1 or word in _FUNCTIONS:
         return True
-    import sympy  # type: ignore[import-untyped]
-
+    sympy = import_module("sympy")
     return not (hasattr(sympy, word) or hasattr(builtins, word) or keyword.iskeyword(word) or "__" in word)
 
 

@@ -25,7 +25,7 @@ from loopwise.evaluate.stats import mean_interval
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import encode_fitting
+from loopwise.models.tokens import encode_fitting, encode_prompts
 from loopwise.observer import Observer
 from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
@@ -163,7 +163,7 @@ def pretrain(
         if floor:
             stages[FLOOR] = _journal_floor(workspace, prepared, floor, counted)
         corpus = {**prepared.corpus.counts, "sources": [source.name for source in prepared.corpus.sources]}
-        return conclude(workspace, RUN_ID, recipe, stages, position, began, {"corpus": corpus})
+        return conclude(workspace, RUN_ID, prepared.recipe, stages, position, began, {"corpus": corpus})
 
 
 def _journal_floor(
@@ -197,6 +197,7 @@ def prepare(stack: ExitStack, recipe: PretrainRecipe, threads: int | None = None
     packed = [text.documents for text in texts] + [text.windows.documents for text in held_out.values()]
     if max(packed) > 1 and not keeps_apart(base):
         raise _leak(base)
+    recipe = _with_room(recipe, base)
     encode_fitting(base, _beginnings(recipe), recipe.sampling.max_tokens, "prompts")
     if recipe.prompts:
         check_sampling(base, runtime)
@@ -260,6 +261,17 @@ def _leak(base: Policy) -> ModelError:
         "another in this architecture. Take one that heeds positions that begin again, as GPT-2, Llama, Qwen3 and "
         "Mistral do, or train on a single document."
     )
+
+
+def _with_room(recipe: PretrainRecipe, base: Policy) -> PretrainRecipe:
+    """The recipe, its samples shortened to what the context leaves where it does not say how they are drawn."""
+    assert base.weights is not None
+    limit = base.weights.context_length
+    if "sampling" in recipe.model_fields_set or limit is None:
+        return recipe
+    longest = max(map(len, encode_prompts(base, _beginnings(recipe))), default=1)
+    room = max(1, min(recipe.sampling.max_tokens, limit - longest))
+    return recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"max_tokens": room})})
 
 
 def _beginnings(recipe: PretrainRecipe) -> tuple[Problem, ...]:

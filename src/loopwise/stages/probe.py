@@ -18,7 +18,7 @@ from loopwise.blocks import OptimizerConfig
 from loopwise.data.windows import HeldOut
 from loopwise.errors import ConfigError
 from loopwise.evaluate.likelihood import mean_logps
-from loopwise.evaluate.perplexity import TOKENS_AT_ONCE
+from loopwise.evaluate.perplexity import tokens_at_once
 from loopwise.generate.local import LocalGenerator
 from loopwise.models.logps import window_logps
 from loopwise.models.policy import Policy, Weights
@@ -127,7 +127,7 @@ def time_windows(policy: Policy, held_out: HeldOut, runtime: Runtime) -> Timed:
     """Held-out text, from its first batch of windows."""
     assert policy.weights is not None
     module = policy.weights.module
-    windows, _ = next(held_out.batches(max(1, TOKENS_AT_ONCE // held_out.window)))
+    windows, _ = next(held_out.batches(max(1, tokens_at_once(policy) // held_out.window)))
     with torch.inference_mode(), runtime.autocast():
         seconds = _timed(runtime, window_logps, module, windows)
     return Timed(seconds, windows.input_ids.size).scaled(held_out.tokens)
