@@ -48,6 +48,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         loopwise(*improve, "data.train=others.jsonl", "--out", folder / "other")
         loopwise("tune", folder / "tune.yaml", "--out", folder / "tuned")
         loopwise("tune", folder / "tune.yaml", "update.steps=2", "--out", folder / "tuned2")
+        (folder / "moved").mkdir()
+        shutil.copy(folder / "rows.jsonl", folder / "moved" / "renamed.jsonl")
+        loopwise("tune", folder / "tune.yaml", f"data.train={folder}/moved/renamed.jsonl", "--out", folder / "tuned3")
         for name, file in (("wider", "mine.py"), ("harder", "hard.py")):
             (folder / name).mkdir()
             (folder / name / file).write_text(OVER if name == "wider" else OVER.replace("b > a", "b < a"))
@@ -209,6 +212,9 @@ def test_likelihoods_of_the_same_rows_are_compared(finished: Path) -> None:
     entry = next(entry for entry in found["stages"] if (entry["stage"], entry["split"]) == ("tuned", "test"))
     assert entry["difference"] != 0
     assert not entry["share"]
+    moved = diff(finished / "tuned", finished / "tuned3")
+    assert list(moved["config"]) == ["data.train"]
+    assert [entry["difference"] for entry in moved["stages"]] == [0.0] * 4
 
 
 def test_results_of_runs_of_two_kinds(finished: Path) -> None:
