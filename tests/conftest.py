@@ -57,6 +57,14 @@ def runtime() -> Runtime:
 
 
 @pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model of sums, which no test may write to."""
+    from tests.bad_inputs import save_model
+
+    return save_model(tmp_path_factory.mktemp("models") / "model")
+
+
+@pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """One token per character. Shared: tests that change a tokenizer make their own."""
     from loopwise.models.presets import character_tokenizer

@@ -10,18 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.bad_inputs import DATA, IMPROVE, MODELS, RECIPES, REWARDS, ROWS, TUNE, Case, lines, reward, save_model
+from tests.bad_inputs import DATA, IMPROVE, MODELS, RECIPES, REWARDS, ROWS, TUNE, Case, lines, reward
 from typer.testing import CliRunner
 
 from loopwise.cli import app
 from loopwise.runs.lock import run_lock
 
 JOURNAL_SIDE_FILES = ("-shm", "-wal")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "model")
 
 
 def furnish(folder: Path, model: Path) -> None:

@@ -10,16 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.bad_inputs import IMPROVE, ROWS, TUNE, lines, reward, save_model
+from tests.bad_inputs import IMPROVE, ROWS, TUNE, lines, reward
 from tests.command_line import loopwise, refused, strict
 
 EQUAL = reward("return [1.0] * len(completions)")["mine.py"]
 NONE = reward("return [None] * len(completions)")["mine.py"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "model")
 
 
 @pytest.fixture

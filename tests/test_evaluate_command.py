@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.bad_inputs import lines, save_model
+from tests.bad_inputs import lines
 from tests.command_line import contents, loopwise, refused, save_chat_model, strict
 
 from loopwise.evaluate.likelihood import mean_logps
@@ -50,11 +50,6 @@ update: {steps: 1, batch_size: 2}
 runtime: {threads: 1}
 seed: 3
 """
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "model")
 
 
 @pytest.fixture

@@ -35,11 +35,6 @@ from loopwise.types import PromptState, Sampling
 SUMS = ["1+1=", "22+3=", "4+555="]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "model")
-
-
 @pytest.fixture
 def workshop(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a model and rows."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.bad_inputs import IMPROVE, ROWS, TUNE, lines, save_model
+from tests.bad_inputs import IMPROVE, ROWS, TUNE, lines
 
 from loopwise.config import ImproveRecipe, PretrainRecipe, TuneRecipe, load_recipe
 from loopwise.runs.files import to_json
@@ -31,11 +31,6 @@ update: {steps: 7, batch_size: 4}
 runtime: {threads: 1, checkpoint_steps: 100}
 """
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "model")
 
 
 @pytest.fixture
