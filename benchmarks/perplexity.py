@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import loopwise.recipes
 from benchmarks.harness import (
     NOTHING,
     Benchmark,
@@ -27,7 +28,7 @@ from loopwise.config import PretrainRecipe, load_recipe
 from loopwise.stages.pretrain import FLOOR, pretrain
 
 POEMS = "tang300.json"
-RECIPE = Path(__file__).with_name("poems.yaml")
+RECIPE = Path(str(loopwise.recipes.__file__)).with_name("poems.yaml")
 QUICK = ("rounds=2", "update.steps=2")
 TOKENIZERS: Mapping[str, tuple[str, ...]] = {
     "BPE, 2048": ("model.tokenizer={kind: bpe, vocabulary: 2048}",),

@@ -134,7 +134,7 @@ def _details(evidence: Evidence, comparison: Comparison | None, after: Standing)
     for name, control in evidence.controls:
         against = compare(after, control)
         if against and not evidence.unchanged:
-            details.append(f"Compared with {name}: {against.words(measure)}.")
+            details.append(f"Compared with {name.removesuffix(',')}: {against.words(measure)}.")
     if evidence.gold and not evidence.unchanged:
         first, last = evidence.gold
         gold = Measure("share" if first.is_share and last.is_share else "reward", "right", measure.noun)
