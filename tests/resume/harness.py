@@ -16,10 +16,11 @@ import time
 from pathlib import Path
 
 import loopwise.stages.control_run  # noqa: F401  # loads everything a child needs
-from loopwise.config import ImproveRecipe, TuneRecipe, parse_recipe
+from loopwise.config import COMMANDS, Recipe, parse_recipe
 from loopwise.runs.journal import Journal
 from loopwise.stages.finetune import tune
 from loopwise.stages.improve import improve
+from loopwise.stages.pretrain import pretrain
 
 REWARD = """
 def digits_right(completions, answer, **columns):
@@ -30,20 +31,41 @@ RUNTIME = {"threads": 1, "checkpoint_steps": 3, "generate_batch": 24}
 DATA = {"task": "addition", "labelled": 20, "dev": 30, "test": 20}
 
 
-def recipe(kind: str, folder: Path) -> ImproveRecipe | TuneRecipe:
+STAGES = {"pretrain": pretrain, "tune": tune, "improve": improve}
+
+
+def recipe(kind: str, folder: Path) -> Recipe:
     """A run of a second or two with several rounds, units, mid-round checkpoints, a gate and a file reward."""
+    return parse_recipe(COMMANDS[kind], content(kind, folder))  # type: ignore[type-var]
+
+
+def content(kind: str, folder: Path) -> dict[str, object]:
+    """The keys of that recipe; pretraining has two sources, dropout and a tokenizer trained on them."""
+    if kind == "pretrain":
+        for name in ("sums", "names"):
+            lines = [f"{name} {number} and {number * 7 % 10}\n" * (1 + number % 4) for number in range(80)]
+            (folder / f"{name}.txt").write_text("\n".join(lines))
+        sources = [{"path": str(folder / f"{name}.txt"), "split_on": "\n\n"} for name in ("sums", "names")]
+        return {
+            "model": {"create": "gpt2", "depth": 1, "width": 32, "context": 32, "dropout": 0.2, "tokenizer": "char"},
+            "data": {"train": [{**sources[0], "weight": 3}, sources[1]], "dev": 0.2, "test": 0.1},
+            "rounds": 3,
+            "update": {"steps": 8, **TINY_STEPS},
+            "prompts": ["sums 7", ""],
+            "sampling": {"max_tokens": 5},
+            "runtime": RUNTIME,
+        }
     if kind == "tune":
-        content = {
+        return {
             "model": {"create": "demo"},
             "data": DATA,
             "rounds": 3,
             "update": {"method": "sft", "steps": 8, **TINY_STEPS},
             "runtime": RUNTIME,
         }
-        return parse_recipe(TuneRecipe, content)
     reward = folder / "reward.py"
     reward.write_text(REWARD)
-    content = {
+    return {
         "model": {"create": "demo"},
         "data": DATA,
         "rewards": [{"use": f"{reward}:digits_right"}, {"use": "exact_match", "weight": 0.5}],
@@ -55,7 +77,6 @@ def recipe(kind: str, folder: Path) -> ImproveRecipe | TuneRecipe:
         "update": {"method": "rft", "steps": 7, "threshold": 0.2, **TINY_STEPS},
         "runtime": RUNTIME,
     }
-    return parse_recipe(ImproveRecipe, content)
 
 
 def attempt(kind: str, out: Path, kill: tuple[str, float] | None) -> bool:
@@ -66,8 +87,7 @@ def attempt(kind: str, out: Path, kill: tuple[str, float] | None) -> bool:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             if kill and kill[0] == "write":
                 _kill_at_write(int(kill[1]))
-            run = improve if kind == "improve" else tune
-            run(recipe(kind, out.parent), out, resume=started(out))  # type: ignore[operator]
+            STAGES[kind](recipe(kind, out.parent), out, resume=started(out))  # type: ignore[operator]
             os._exit(0)
         except BaseException:
             import traceback

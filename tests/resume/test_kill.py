@@ -71,14 +71,14 @@ def _timeless(mapping: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key not in IGNORED}
 
 
-@pytest.mark.parametrize("kind", ["tune", "improve"])
+@pytest.mark.parametrize("kind", ["pretrain", "tune", "improve"])
 def test_killed_runs_end_the_same(kind: str, tmp_path: Path) -> None:
     check(kind, tmp_path, kills=3, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", ["tune", "improve"])
+@pytest.mark.parametrize("kind", ["pretrain", "tune", "improve"])
 def test_twenty_kills_end_the_same(kind: str, tmp_path: Path) -> None:
     figures = check(kind, tmp_path, kills=20, seed=2)
     assert min(figures["kills"].values()) >= 5
