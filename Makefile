@@ -8,8 +8,9 @@ ARGS        ?=
 
 BIN   := .venv/bin
 READY := .venv/.ready
-# Idle OpenMP threads must sleep, not spin: spinning ones are up to 40 times slower when a core is busy.
+# Idle OpenMP threads sleep, after some microseconds: see src/loopwise/threads.py.
 export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 20000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup demo test test-all bench lint clean

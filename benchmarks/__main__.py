@@ -65,7 +65,7 @@ def _signature(machine: dict[str, Any], settings: Settings) -> str:
     sizes = "tiny sizes that only try it out, " if settings.quick else ""
     return (
         f"{sizes}repeats {settings.repeats}, rivals alternated, median (lowest-highest); {machine['processor']}, "
-        f"cores: {machine['cores']}, threads: {machine['threads']}, asleep when idle (OMP_WAIT_POLICY=PASSIVE), "
+        f"cores: {machine['cores']}, threads: {machine['threads']}, asleep soon after they are idle (OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=20000), "
         f"torch {machine['versions']['torch']}, transformers {machine['versions']['transformers']}; "
         f"load average {before:.1f} before, {after:.1f} after"
     )

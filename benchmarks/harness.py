@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from loopwise.threads import CALM
+
 ROOT = Path(__file__).resolve().parent.parent
 NOT_REACHED = "not reached"
 NOTHING = "–"
@@ -156,7 +158,7 @@ def run_alternating(rivals: Sequence[Rival], repeats: int, threads: int) -> tupl
 
 
 def _run(rival: Rival, repeat: int, threads: int) -> Run:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, **CALM, "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         result = Path(folder) / "figures.json"
         options = {**rival.options, "repeat": repeat, "threads": threads, "folder": folder}

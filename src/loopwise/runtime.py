@@ -21,6 +21,7 @@ import numpy as np
 
 from loopwise.blocks import RuntimeConfig
 from loopwise.errors import ConfigError
+from loopwise.threads import calm_threads
 
 if TYPE_CHECKING:
     import torch
@@ -66,12 +67,6 @@ class Runtime:
         import torch
 
         return torch.device(self.device)
-
-
-def calm_threads() -> None:
-    """Make idle OpenMP threads sleep; must run before torch loads. Spinning ones are up to 40 times slower when a
-    core is busy."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def make_runtime(config: RuntimeConfig, seed: int, threads: int | None = None) -> Runtime:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 
 from loopwise.cli.evaluation import evaluate
@@ -11,9 +9,10 @@ from loopwise.cli.generation import generate
 from loopwise.cli.recipes import app as recipes_app
 from loopwise.cli.runs import app as runs_app
 from loopwise.cli.training import demo, improve, pretrain, tune
+from loopwise.threads import calm_threads
 
-# Before torch is loaded by any command: see runtime.calm_threads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch is loaded by any command.
+calm_threads()
 
 app = typer.Typer(
     help="Language models that improve on their own feedback.", no_args_is_help=True, pretty_exceptions_enable=False
