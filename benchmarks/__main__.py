@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Benchmark, BenchmarkError, Settings
+from loopwise.threads import CALM
 
 NAMES = ("pretrain", "perplexity")
 
@@ -62,10 +63,11 @@ def _run(name: str, settings: Settings) -> dict[str, Any]:
 def _signature(machine: dict[str, Any], settings: Settings) -> str:
     """The machine and the settings, to stand below every table."""
     before, after = (machine[when][0] for when in ("load_before", "load_after"))
+    calm = ", ".join(f"{name}={value}" for name, value in CALM.items())
     sizes = "tiny sizes that only try it out, " if settings.quick else ""
     return (
         f"{sizes}repeats {settings.repeats}, rivals alternated, median (lowest-highest); {machine['processor']}, "
-        f"cores: {machine['cores']}, threads: {machine['threads']}, asleep soon after they are idle (OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=20000), "
+        f"cores: {machine['cores']}, threads: {machine['threads']}, idle ones soon asleep ({calm}), "
         f"torch {machine['versions']['torch']}, transformers {machine['versions']['transformers']}; "
         f"load average {before:.1f} before, {after:.1f} after"
     )
