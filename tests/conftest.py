@@ -6,6 +6,7 @@ torch is loaded by the fixtures, not here: tests that need no model start withou
 from __future__ import annotations
 
 import os
+import signal
 
 # Before anything loads torch: idle OpenMP threads must sleep, and tiny models gain nothing from a second one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -48,6 +49,13 @@ _LLAMA_LIKE = {
     "max_position_embeddings": CONTEXT,
     "tie_word_embeddings": False,
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> None:
+    """Ctrl-C as in a terminal, also where the suite was started in the background with the signal ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -165,7 +165,7 @@ def test_held_out_rows_that_are_too_long_are_left_out_and_counted(
 
 def test_a_held_out_row_that_is_too_long_is_named(rows: Callable[..., str], tmp_path: Path) -> None:
     data = {"train": rows("t", [3] * 9), "dev": rows("d", [3, 60]), "test": 0}
-    wanted = r"dev row \w+: 63 tokens, over the limit of 32\. Shorten it, take a model with a longer context, or"
+    wanted = r"jsonl line \d+: 63 tokens, over the limit of 32\. Shorten it, take a model with a longer context, or"
     with pytest.raises(DataError, match=wanted):
         tune(parse_recipe(TuneRecipe, tiny(data)), tmp_path / "out")
     by_likelihood = tiny(data, rewards=["exact_match"], gate={"metric": "likelihood"})
@@ -205,7 +205,7 @@ def test_the_loop_takes_labelled_rows_as_the_update_says(
 def test_gold_rows_that_are_too_long_are_named_at_the_start(rows: Callable[..., str], tmp_path: Path) -> None:
     data = {"train": rows("t", [3] * 20 + [60]), "dev": 0, "test": 0}
     recipe = parse_recipe(ImproveRecipe, tiny(data, rewards=["exact_match"], controls=["gold"]))
-    with pytest.raises(DataError, match=r"train row \w+: \d+ tokens, over the limit of 32"):
+    with pytest.raises(DataError, match=r"jsonl line \d+: \d+ tokens, over the limit of 32"):
         improve(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -59,7 +59,7 @@ def test_every_example_runs(texts: Path, no_report: None) -> None:
     corpus = json.loads((texts / "runs/notes/summary.json").read_text())["corpus"]
     assert corpus["sources"] == ["notes", "letters.jsonl", "poems.txt"]
     rows = json.loads((texts / "runs/support/summary.json").read_text())["rows"]
-    assert rows.keys() == {"questions.jsonl", "intents.csv"}
+    assert rows.keys() == {"questions.jsonl", "intents.csv", "dev", "test"}
     assert (texts / "runs/adapters/model/adapter_model.safetensors").is_file()
 
 

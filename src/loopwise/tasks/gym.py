@@ -101,7 +101,8 @@ class GymProcess:
         child, self._child = self._child, None
         if child is None:
             return None
-        with child:
+        # Closing its input flushes what it has not read: a process that is gone breaks the pipe.
+        with contextlib.suppress(BrokenPipeError), child:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(_GRACE)
             child.kill()
