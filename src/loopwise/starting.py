@@ -35,7 +35,7 @@ def sampling_of(recipe: Recipe) -> Sampling:
 
 
 def start_policy(model: ModelConfig, runtime: Runtime, texts: Callable[[], Iterable[str]]) -> Policy:
-    """The policy a recipe starts from: loaded, or created its tokenizer trained on ``texts()``."""
+    """The policy a recipe starts from: loaded, or created with its tokenizer trained on ``texts()``."""
     policy = create_policy(model, runtime, texts) if model.create else load_policy(str(model.path), runtime)
     return with_lora(policy, model.lora, runtime) if model.lora else policy
 

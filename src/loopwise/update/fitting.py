@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from loopwise.blocks import OptimizerConfig
+from loopwise.blocks import PretrainConfig, SFTConfig
 from loopwise.models.logps import TokenRow, token_logps
 from loopwise.types import Budget, Context, Updated
 from loopwise.update.learner import Learner
@@ -43,27 +43,27 @@ def train_round(
     policy: Any,
     state: Any,
     context: Context,
-    optimizer: OptimizerConfig,
-    steps: int,
+    config: SFTConfig | PretrainConfig,
     rounds: int,
-    batch: Callable[[int], Batch[Any]],
+    batch: Callable[[int, int], Batch[Any]],
 ) -> Updated:
-    """A round of ``steps`` optimizer steps that draws no samples, from where it was interrupted.
+    """A round of ``config.steps`` optimizer steps that draws no samples, from where it was interrupted.
 
-    ``batch(step)`` is what optimizer step ``step`` of the whole run learns from, counted from 0; the schedule spans its
-    ``rounds``. The state is the learner's.
+    ``batch(seed, step)`` is what optimizer step ``step`` of the whole run learns from, counted from 0; the schedule
+    spans its ``rounds``. The state is the learner's.
     """
     partial = context.partial
     source, moments = (partial.policy, partial.state) if partial else (policy, state)
     module = source.trainable_module()
-    learner = Learner(module, optimizer, context.runtime, steps * rounds, moments, round=context.round)
+    steps = config.steps
+    learner = Learner(module, config.optimizer, context.runtime, steps * rounds, moments, round=context.round)
     before = (context.round - 1) * steps
 
     def progress() -> tuple[Any, Any]:
         return policy.with_module(module), learner.state()
 
     start = partial.step if partial else 0
-    metrics = fit(learner, steps, lambda step: batch(before + step), context, progress, start)
+    metrics = fit(learner, steps, lambda step: batch(context.seed, before + step), context, progress, start)
     return Updated(policy.with_module(module), learner.state(), metrics)
 
 

@@ -34,15 +34,7 @@ class Pretrain:
     def __call__(
         self, policy: Any, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context
     ) -> Updated:
-        return train_round(
-            policy,
-            state,
-            context,
-            self.config.optimizer,
-            self.config.steps,
-            self.rounds,
-            lambda step: self.batch(context.seed, step),
-        )
+        return train_round(policy, state, context, self.config, self.rounds, self.batch)
 
     def batch(self, seed: int, step: int) -> Batch[Windows]:
         """The windows of optimizer step ``step`` of the run, counted from 0."""

@@ -33,15 +33,7 @@ class SFT:
     def __call__(
         self, policy: Policy, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context
     ) -> Updated:
-        return train_round(
-            policy,
-            state,
-            context,
-            self.config.optimizer,
-            self.config.steps,
-            self.rounds,
-            lambda step: self.batch(context.seed, step),
-        )
+        return train_round(policy, state, context, self.config, self.rounds, self.batch)
 
     def batch(self, seed: int, step: int) -> Batch[Sequence[TokenRow]]:
         """The rows of optimizer step ``step`` of the run, counted from 0."""
