@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.stopping import CutShortError, StopAfter
 
 from loopwise.config import ImproveRecipe, parse_recipe
 from loopwise.errors import ConfigError
-from loopwise.observer import Observer
 from loopwise.runs.journal import Journal
 from loopwise.stages.improve import improve
 
@@ -62,19 +62,6 @@ def test_the_level_that_all_pass_is_drawn_no_more_but_for_the_revisits(tmp_path:
     assert list(first.values()) == [0.5, 0.5]
     # Half of the round is revisits, shared evenly; all the rest goes to the level that is half known.
     assert sorted(second.values()) == [0.25, 0.75]
-
-
-class CutShortError(Exception):
-    """Ends a run in the middle."""
-
-
-class StopAfter(Observer):
-    def __init__(self, rounds: int) -> None:
-        self.rounds = rounds
-
-    def round_finished(self, run_id: str, summary: Any) -> None:
-        if summary["round"] == self.rounds:
-            raise CutShortError
 
 
 def test_a_resumed_run_draws_the_same(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.stopping import CutShortError, StopAfter
 
 from loopwise.blocks import OptimizerConfig
 from loopwise.config import ImproveRecipe, parse_recipe
@@ -137,21 +138,6 @@ class Remote:
             return Sample(request.sample_id, request.problem.id, text=text, finish_reason="stop", **place)
 
         return list(await asyncio.gather(*map(answer, requests)))
-
-
-class StoppedError(Exception):
-    """The process was stopped here."""
-
-
-class StopsAfter(Observer):
-    """Stops the run once a round is committed."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def round_finished(self, run_id: str, summary: Mapping[str, Any]) -> None:
-        if summary["round"] == self.number:
-            raise StoppedError
 
 
 @pytest.fixture
@@ -325,8 +311,8 @@ def test_a_stopped_run_ends_the_same(run: Run, policy: Policy, kind: str) -> Non
     whole = run("whole", **parts_of(kind, policy))
     parts = parts_of(kind, policy)
     for number in (1, 2):
-        with pytest.raises(StoppedError):
-            run("stopped", **parts, observer=StopsAfter(number), resume=number > 1)
+        with pytest.raises(CutShortError):
+            run("stopped", **parts, observer=StopAfter(number), resume=number > 1)
     result = run("stopped", **parts, resume=True)
     assert result.policy.id == whole.policy.id
     assert history(result.out) == history(whole.out)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.stopping import CutShortError, StopAt
 
 from loopwise.config import TuneRecipe, parse_recipe
 from loopwise.models.folders import load_policy
-from loopwise.observer import Observer
 from loopwise.runtime import Runtime
 from loopwise.stages.finetune import tune
 
@@ -56,20 +56,6 @@ def test_apart_the_base_is_untouched_and_the_figures_are_the_same(tmp_path: Path
     with torch.inference_mode():
         one, two = (load_policy(run.model, RUNTIME).weights.module(input_ids=prompt).logits for run in (merged, apart))
     assert torch.allclose(one, two, atol=1e-4)
-
-
-class CutShortError(Exception):
-    """Ends a run in the middle."""
-
-
-class StopAt(Observer):
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        self.left -= what == "steps"
-        if not self.left:
-            raise CutShortError
 
 
 def test_resumed_bit_for_bit(tmp_path: Path, folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.stopping import CutShortError, StopAt
 
 from loopwise.config import PretrainRecipe, parse_recipe
 from loopwise.data.sources import Document
@@ -20,7 +21,6 @@ from loopwise.evaluate.floor import measure_floor
 from loopwise.evaluate.perplexity import keeps_apart, text_perplexity, tokens_at_once
 from loopwise.models.folders import load_policy, save_policy
 from loopwise.models.policy import Policy, Weights
-from loopwise.observer import Observer
 from loopwise.runtime import Runtime
 from loopwise.stages.pretrain import prepare, pretrain, window_of
 
@@ -102,20 +102,6 @@ def test_perplexity_by_hand(make_policy: Any) -> None:
     flat = policy.with_module(module)
     found = text_perplexity(flat, ["12+3=", "4"], Runtime("cpu", "float32", 1, 0))
     assert math.isclose(found.perplexity, module.config.vocab_size, rel_tol=1e-5)
-
-
-class CutShortError(Exception):
-    """Raised by an observer to end a run in the middle."""
-
-
-class StopAt(Observer):
-    def __init__(self, step: int) -> None:
-        self.step, self.seen = step, 0
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        self.seen += what == "steps"
-        if what == "steps" and self.seen == self.step:
-            raise CutShortError
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "lstm"])
