@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.harness import Benchmark, BenchmarkError, Settings
 from loopwise.threads import CALM
 
-NAMES = ("pretrain", "perplexity")
+NAMES = ("pretrain", "perplexity", "grpo", "sampling", "sft", "dpo", "target", "methods")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         repeats=chosen.repeats or (1 if chosen.quick else 3),
         threads=chosen.threads,
         quick=chosen.quick,
+        bf16=chosen.bf16,
     )
     from benchmarks.machine import describe
 
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of texts (%(default)s)")
     parser.add_argument("--repeats", type=_at_least_one, help="runs of each rival (3; 1 with --quick)")
     parser.add_argument("--threads", type=_at_least_one, default=len(os.sched_getaffinity(0)), help="(%(default)s)")
+    parser.add_argument("--bf16", action="store_true", help="in bfloat16 too, where the processor emulates it as well")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     return parser
 

@@ -35,12 +35,17 @@ class BenchmarkError(RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``make bench`` was asked for. ``data`` is the folder of texts; ``quick``: sizes that only try it out."""
+    """What ``make bench`` was asked for.
+
+    ``data`` is the folder of texts; ``quick``: sizes that only try it out; ``bf16``: measure that too, even where the
+    processor emulates it.
+    """
 
     data: Path
     repeats: int
     threads: int
     quick: bool
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,11 @@ class Measurement:
 
     def with_figure(self, key: str, derive: Callable[[Run], float | None]) -> Measurement:
         """The same runs with one figure more."""
-        return Measurement(self.rival, tuple({**run, key: derive(run)} for run in self.runs))
+        return self.with_runs(lambda run: {**run, key: derive(run)})
+
+    def with_runs(self, change: Callable[[Run], Run]) -> Measurement:
+        """The same runs, each as ``change`` makes it."""
+        return Measurement(self.rival, tuple(map(change, self.runs)))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,25 +25,36 @@ from loopwise.blocks import (
     LoraConfig,
     ModelConfig,
     OptimizerConfig,
-    PretrainConfig,
     RewardConfig,
-    RFTConfig,
     RowsConfig,
     RuntimeConfig,
     SamplingConfig,
-    SFTConfig,
     SourceConfig,
     TokenizerConfig,
 )
 from loopwise.config import ImproveRecipe, PretrainRecipe, TuneRecipe
 from loopwise.evaluate.rules import RULES
+from loopwise.methods import (
+    AdvantageConfig,
+    ClipConfig,
+    KLConfig,
+    OnlineConfig,
+    PairingConfig,
+    PairsConfig,
+    PolicyGradientConfig,
+    PPOConfig,
+    PretrainConfig,
+    RRHFConfig,
+    SFTConfig,
+    ValueConfig,
+)
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipes.md"
 
 HEAD = """\
 # Every key of a recipe
 
-Written by `scripts/recipe_docs.py` from `src/loopwise/blocks.py` and `config.py`: change those, not this page.
+Written by `scripts/recipe_docs.py` from `blocks.py`, `methods.py` and `config.py` of the package. Change those.
 
 A recipe is a YAML file. `loopwise pretrain`, `tune` and `improve` read one kind each; their blocks are shared.
 
@@ -65,8 +76,15 @@ TITLES: Mapping[type[Block], str] = {
     SourceConfig: "An entry of `data.train` of pretrain",
     RewardConfig: "An entry of `rewards` or `report_rewards`",
     SamplingConfig: "`sampling`",
-    RFTConfig: "`update` of improve",
-    SFTConfig: "`update` of tune",
+    SFTConfig: "`update` on rows",
+    PairsConfig: "`update` on pairs",
+    PairingConfig: "`update.pairs`",
+    OnlineConfig: "`update` on fresh samples",
+    PolicyGradientConfig: "`update` by policy gradient",
+    AdvantageConfig: "`update.advantage`",
+    ClipConfig: "`update.clip`",
+    KLConfig: "`update.kl`",
+    ValueConfig: "`update.value` of ppo",
     PretrainConfig: "`update` of pretrain",
     CurriculumConfig: "`curriculum`",
     OptimizerConfig: "`update.optimizer`",
@@ -83,6 +101,9 @@ NOTES: Mapping[type[Block], str] = {
     RowsConfig: "A plain text is short for `path`.",
     SourceConfig: "A plain text is short for `path`.",
     RewardConfig: "A plain text is short for `use`: `rewards: [number]`.",
+    SFTConfig: "Of `sft`, of `rft`, and of all that learns from pairs, which a batch then has in place of rows.",
+    PairsConfig: "Beside the keys of [`update` on rows](#update-on-rows).",
+    PolicyGradientConfig: "Beside the keys of [`update` on fresh samples](#update-on-fresh-samples).",
     DataConfig: (
         "Name `train` or `task`. A number under `dev` or `test` takes so many of the train rows out, or generates so "
         "many of the task; without one it is a tenth of the rows, at most 1,000, or 1,000 of the task. 0 leaves the "
@@ -148,8 +169,21 @@ MEANINGS: Mapping[type[Block], Mapping[str, str]] = {
         "top_k": "draw from so many likeliest tokens; 0 keeps all",
         "stop": "texts that end a completion and are cut off",
     },
-    RFTConfig: {"method": "rejection-sampling fine-tuning"},
-    SFTConfig: {"method": "supervised fine-tuning", "optimizer": "optimizer and schedule"},
+    SFTConfig: {"optimizer": "optimizer and schedule"},
+    PairsConfig: {"pairs": "how `improve` makes pairs of samples; labelled pairs of `tune` are what they are"},
+    RRHFConfig: {"ranking_weight": "of the ranking loss"},
+    OnlineConfig: {"optimizer": "optimizer and schedule"},
+    PolicyGradientConfig: {
+        "advantage": "what a reward is compared with",
+        "clip": "how far the ratio may go from 1; nothing is clipped at one optimizer step a rollout",
+        "kl": "a pull towards a reference policy",
+    },
+    ClipConfig: {"low": "clipped below 1 - low", "high": "clipped above 1 + high"},
+    ValueConfig: {
+        "gamma": "discount of the rewards to come",
+        "lam": "GAE's lambda: 1 trusts the rewards, 0 the values",
+    },
+    PPOConfig: {"value": "the value head"},
     OptimizerConfig: {
         "name": "Muon drives the matrices inside the blocks (an LSTM and adapters have none), AdamW everything else",
         "lr": "AdamW's learning rate",
@@ -176,6 +210,18 @@ MEANINGS: Mapping[type[Block], Mapping[str, str]] = {
     },
 }
 
+METHODS_TITLE = "`update`: the methods"
+METHODS_HEAD = f"""\
+## {METHODS_TITLE}
+
+`method` chooses the way of learning; [methods.md](methods.md) says which one when. `pretrain` has one and no such key.
+
+Below stand the keys that several methods share, then of each its own and the defaults that differ.
+
+| method | command | keys |
+| --- | --- | --- |
+"""
+
 COLUMNS = "| key | type | default | meaning |\n| --- | --- | --- | --- |"
 
 RULES_HEAD = """\
@@ -190,14 +236,78 @@ The rules that `rewards` may name, and their `options`. None: not judged, masked
 
 def page() -> str:
     """The text of docs/recipes.md. Raises ValueError where a key has no meaning, or has two."""
-    return "\n".join([HEAD, *map(_section, TITLES), RULES_HEAD + "\n".join(_rules()) + "\n"])
+    methods = _methods()
+    sections: list[str] = []
+    for block in TITLES:
+        if block is SFTConfig:
+            sections.append(METHODS_HEAD + "\n".join(_overview(*method) for method in methods.items()) + "\n")
+        sections.append(_section(block))
+        sections += [_method(method) for method in methods if _family(method) is block]
+    return "\n".join([HEAD, *sections, RULES_HEAD + "\n".join(_rules()) + "\n"])
+
+
+def _methods() -> dict[type[Block], list[str]]:
+    """The block of each method, with the commands that take it."""
+    found: dict[type[Block], list[str]] = {}
+    for command, recipe in (("improve", ImproveRecipe), ("tune", TuneRecipe)):
+        field = recipe.model_fields["update"]
+        for choice in typing.get_args(field.annotation):
+            block = typing.get_args(choice)[0]
+            is_default = type(field.default) is block
+            found.setdefault(block, []).append(f"{command} (its default)" if is_default else command)
+    return found
+
+
+def _family(block: type[Block]) -> type[Block]:
+    """The block whose keys a method shares with others."""
+    return next(base for base in block.__mro__ if base in TITLES)
+
+
+def _overview(block: type[Block], commands: list[str]) -> str:
+    families = [base for base in reversed(block.__mro__) if base in TITLES]
+    keys = [f"[{TITLES[base].removeprefix('`update` ')}](#{_anchor(TITLES[base])})" for base in families]
+    keys.append(f"[its own](#{_anchor(_heading(block))})")
+    return f"| `{_name(block)}` | {', '.join(commands)} | {', '.join(keys)} |"
 
 
 def _section(block: type[Block]) -> str:
-    rows = "\n".join(_row(block, name, field) for name, field in block.model_fields.items())
+    parent = next((base for base in block.__mro__[1:] if base in TITLES), None)
     note = f"{NOTES[block]}\n\n" if block in NOTES else ""
-    intro = (block.__doc__ or "").partition("\n")[0].replace("``", "`")
-    return f"## {TITLES[block]}\n\n{intro}\n\n{note}{COLUMNS}\n{rows}\n"
+    return f"## {TITLES[block]}\n\n{_intro(block)}\n\n{note}{_table(_rows(block, parent))}"
+
+
+def _method(block: type[Block]) -> str:
+    """What a method has beside the keys of the block it stands on; of those keys, defaults that are others here."""
+    base = block.__mro__[1] if block.__mro__[1] is not Block else block
+    rows = list(_rows(block, base))
+    name = _heading(base) if base not in TITLES else TITLES[base]
+    known = f"[{name}](#{_anchor(name)})"
+    table = f"Beside {known}:\n\n{_table(rows)}" if rows else f"Its keys are those of {known}.\n"
+    return f"### {_heading(block)}\n\n{_intro(block)}\n\n{table}"
+
+
+def _table(rows: Iterable[str]) -> str:
+    return "\n".join([COLUMNS, *rows, ""])
+
+
+def _rows(block: type[Block], parent: type[Block] | None) -> Iterator[str]:
+    known = parent.model_fields if parent else {}
+    for name, field in block.model_fields.items():
+        if name != "method" and (name not in known or known[name].default != field.default):
+            yield _row(block, name, field)
+
+
+def _intro(block: type[Block]) -> str:
+    paragraph = inspect.cleandoc(block.__doc__ or "").partition("\n\n")[0]
+    return " ".join(paragraph.split()).replace("``", "`")
+
+
+def _name(block: type[Block]) -> str:
+    return str(block.model_fields["method"].default)
+
+
+def _heading(block: type[Block]) -> str:
+    return f"`update.method: {_name(block)}`"
 
 
 def _row(block: type[Block], name: str, field: FieldInfo) -> str:
@@ -218,13 +328,18 @@ def _default(field: FieldInfo) -> str:
         return "**needed**"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Block):
-        changed = ", ".join(f"{name}: {getattr(value, name)}" for name in sorted(value.model_fields_set))
+        changed = ", ".join(f"{name}: {_plain(getattr(value, name))}" for name in sorted(value.model_fields_set))
         return f"its own, with `{changed}`" if changed else "its own"
     if value is None or value == () or value == {}:
         return "none"
+    return f"`{_plain(value)}`"
+
+
+def _plain(value: Any) -> str:
+    """A value as YAML has it."""
     if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    return f"`{list(value) if isinstance(value, tuple) else value}`"
+        return str(value).lower()
+    return str(list(value) if isinstance(value, tuple) else value)
 
 
 def _type(field: FieldInfo) -> str:
@@ -244,6 +359,8 @@ def _words(annotation: Any) -> str:
     if origin is typing.Annotated:
         return _words(arguments[0])
     if origin in (typing.Union, types.UnionType):
+        if all(typing.get_origin(part) is typing.Annotated for part in arguments):  # the methods, with their tags
+            return f"[block](#{_anchor(METHODS_TITLE)})"
         return " or ".join(_words(part) for part in arguments if part is not type(None))
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)

@@ -241,7 +241,7 @@ def test_what_the_shell_is_offered(tmp_path: Path) -> None:
         "runs diff runs/better r": ["runs/better"],
         "generate runs/": ["runs/better", "runs/model"],
         "generate ./r": ["./runs/better", "./runs/model"],
-        "recipes copy addition-": ["addition-base", "addition-noisy"],
+        "recipes copy addition-": ["addition-base", "addition-dpo", "addition-grpo", "addition-noisy"],
         "evaluate m --task add": ["addition"],
         "evaluate m --task reasoning_gym:chain": ["reasoning_gym:chain_sum"],
     }

@@ -60,7 +60,7 @@ def test_everything_is_measured_and_nothing_written(command: str, workshop: Path
     found = examined(command)
     assert sorted(workshop.rglob("*")) == before
     figures = json.loads(to_json(found.figures))
-    for name in ("first_step_seconds", "second_step_seconds", "step_seconds", "tokens_per_second"):
+    for name in ("first_step_seconds", "second_step_seconds", "step_seconds", "steps_a_round", "tokens_per_second"):
         assert figures[name] > 0
     assert figures["memory_bytes"]["peak"] >= figures["memory_bytes"]["before"] > 50 * MIB
     seconds = dict(figures["run_seconds"])
@@ -103,7 +103,6 @@ def test_the_loop_on_labelled_rows_has_one(workshop: Path) -> None:
 
 def test_steps_too_slow_for_a_sweep(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "SWEEP_SECONDS", 0.0)
-    monkeypatch.setattr("loopwise.stages.plan.SWEEP_SECONDS", 0.0)
     found = examined("tune")
     assert found.figures["learning_rate"] is None
     assert found.sections["learning rate"]["sweep"] == "left out: steps are too slow"
@@ -117,13 +116,56 @@ def test_samples_that_take_long_are_cut_short(workshop: Path, monkeypatch: pytes
     assert found.sections["measured on two steps"]["samples of a round"].startswith("at most ")
 
 
+METHODS = {
+    "{problems_per_step: 2, kl: {weight: 0.1}}": "2 problems x 2 samples a step = 4 samples, 2 steps a round, ",
+    "{method: ppo, problems_per_step: 3, minibatches: 2}": "4 passes x 2 minibatches = 8 optimizer steps each",
+    "{method: rrhf, steps: 3, batch_size: 2}": "3 steps x 2 rankings = 6 rankings, 1.5 epochs or more",
+    "{method: dpo, steps: 3, batch_size: 2}": "3 steps x 2 pairs = 6 pairs, 1.5 epochs or more",
+    "{method: spin, steps: 3, batch_size: 2}": "3 steps x 2 pairs = 6 pairs, 0.8 epochs or more",
+}
+
+
+@pytest.mark.parametrize("update", METHODS)
+def test_steps_are_measured_with_whatever_method(update: str, workshop: Path) -> None:
+    found = examined("improve", f"update={update}")
+    assert METHODS[update] in found.sections["each round"]["training"]
+    figures = found.figures
+    assert figures["first_step_seconds"] > 0
+    assert figures["second_step_seconds"] > 0
+    assert figures["step_seconds"] > 0
+    assert figures["tokens_per_second"] > 0
+    assert figures["run_seconds"]["sampling"] > 0
+    training = figures["steps_a_round"] * figures["step_seconds"]
+    assert figures["run_seconds"]["training"] == pytest.approx(training)
+    assert figures["learning_rate"] is None
+    assert found.sections["learning rate"]["sweep"].startswith("left out: ")
+    assert ("samples of a step" in found.sections["measured on two steps"]) == ("problems_per_step" in update)
+
+
+def test_a_teacher_is_named_with_its_size(workshop: Path) -> None:
+    found = examined("improve", "update={method: distill, teacher: model, problems_per_step: 2}")
+    assert found.sections["model"]["teacher"].endswith(" MiB beside the model's")
+    assert found.figures["step_seconds"] > 0
+
+
+def test_labelled_pairs_are_measured_and_not_swept(workshop: Path) -> None:
+    pairs = [{"prompt": row["prompt"], "chosen": row["answer"], "rejected": "7"} for row in ROWS]
+    (workshop / "pairs.jsonl").write_text(lines(*pairs))
+    found = examined("tune", "data.train=pairs.jsonl", "update={method: dpo, steps: 5, batch_size: 4}")
+    assert found.sections["each round"]["training"].startswith("5 steps x 4 pairs = 20 pairs, ")
+    assert found.sections["each round"]["reference"].startswith("the run's base, in memory anyway")
+    assert found.figures["step_seconds"] > 0
+    assert found.figures["forward_passes_a_step"] == 1
+    assert "the loss of pairs falls" in found.sections["learning rate"]["sweep"]
+
+
 def made_up(**changes: Any) -> Costs:
     """Costs with round figures."""
     steps = Steps(first=3.0, second=2.0, seconds=1.0, tokens=10.0, weights=100, moments=200)
     evaluations = {"dev": Timed(5.0, 10), "skill:a": Timed(1.0, 2), "test": Timed(7.0, 14)}
     given = {"sampling": Timed(20.0, 8), "watching": Timed(0.5, 4)}
     return Costs(
-        **{"steps": steps, "evaluations": evaluations, **given, **changes},
+        **{"steps": steps, "each_round": 10, "evaluations": evaluations, **given, **changes},
         before=0,
         peak=1,
         exact=True,
@@ -135,7 +177,13 @@ def made_up(**changes: Any) -> Costs:
 def recipe(**changes: Any) -> ImproveRecipe:
     """Two rounds of ten steps."""
     return ImproveRecipe.model_validate(
-        {"model": "m", "data": {"task": "addition", "labelled": 9}, "rounds": 2, "update": {"steps": 10}, **changes}
+        {
+            "model": "m",
+            "data": {"task": "addition", "labelled": 9},
+            "rounds": 2,
+            "update": {"method": "rft", "steps": 10},
+            **changes,
+        }
     )
 
 

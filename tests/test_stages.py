@@ -70,7 +70,7 @@ rounds: 2
 problems: 6
 samples: 3
 sampling: {max_tokens: 12}
-update: {steps: 3, batch_size: 4}
+update: {method: rft, steps: 3, batch_size: 4}
 runtime: {threads: 1}
 """,
         encoding="utf-8",
@@ -168,7 +168,8 @@ def test_a_held_out_row_that_is_too_long_is_named(rows: Callable[..., str], tmp_
     wanted = r"jsonl line \d+: 63 tokens, over the limit of 32\. Shorten it, take a model with a longer context, or"
     with pytest.raises(DataError, match=wanted):
         tune(parse_recipe(TuneRecipe, tiny(data)), tmp_path / "out")
-    by_likelihood = tiny(data, rewards=["exact_match"], gate={"metric": "likelihood"})
+    imitating = {"method": "rft"}
+    by_likelihood = tiny(data, rewards=["exact_match"], gate={"metric": "likelihood"}, update=imitating)
     with pytest.raises(DataError, match=wanted):
         improve(parse_recipe(ImproveRecipe, by_likelihood), tmp_path / "out")
 
@@ -181,7 +182,7 @@ def test_the_loop_takes_labelled_rows_as_the_update_says(
         {**data, "reference_columns": ["completion"]},
         rewards=[{"use": "exact_match", "options": {"column": "completion"}}],
         gate={"metric": "likelihood"},
-        update={"too_long": "drop", "end_of_text": False},
+        update={"method": "rft", "too_long": "drop", "end_of_text": False},
         controls=["gold"],
         problems=4,
         samples=2,
@@ -204,7 +205,9 @@ def test_the_loop_takes_labelled_rows_as_the_update_says(
 
 def test_gold_rows_that_are_too_long_are_named_at_the_start(rows: Callable[..., str], tmp_path: Path) -> None:
     data = {"train": rows("t", [3] * 20 + [60]), "dev": 0, "test": 0}
-    recipe = parse_recipe(ImproveRecipe, tiny(data, rewards=["exact_match"], controls=["gold"]))
+    recipe = parse_recipe(
+        ImproveRecipe, tiny(data, rewards=["exact_match"], controls=["gold"], update={"method": "rft"})
+    )
     with pytest.raises(DataError, match=r"jsonl line \d+: \d+ tokens, over the limit of 32"):
         improve(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -322,7 +325,7 @@ def beside(**changes: Any) -> ImproveRecipe:
         "samples": 2,
         "sampling": {"max_tokens": 4},
         "controls": ["unfiltered"],
-        "update": {"steps": 2, "batch_size": 4},
+        "update": {"method": "rft", "steps": 2, "batch_size": 4},
         "runtime": {"threads": 1, "processes": 2},
     }
     return parse_recipe(ImproveRecipe, content | changes)

@@ -238,40 +238,6 @@ class OptimizerConfig(Block):
     clip: float = Field(1.0, gt=0, description="gradient norm")
 
 
-class SFTConfig(Block):
-    """Supervised fine-tuning on labelled rows."""
-
-    method: Literal["sft"] = "sft"
-    steps: int = Field(100, ge=1, description="optimizer steps a round")
-    batch_size: int = Field(32, ge=1, description="rows an optimizer step")
-    micro_batch_size: int | None = Field(None, ge=1, description="rows a forward pass; changes only dropout's draws")
-    max_length: int | None = Field(None, ge=2, description="longest row in tokens; default: the model's context")
-    too_long: Literal["error", "drop", "truncate"] = Field("error", description="truncate: the completion's end is cut")
-    end_of_text: bool = Field(True, description="close completions with end-of-text, and learn it")
-    optimizer: OptimizerConfig = OptimizerConfig()
-
-
-class RFTConfig(SFTConfig):
-    """Rejection-sampling fine-tuning: keep what the reward passes, pool it, fine-tune on pool and labelled rows."""
-
-    method: Literal["rft"] = "rft"  # type: ignore[assignment]  # narrows the discriminator of its base
-    keep: Literal["verified", "all", "gold", "none"] = Field("verified", description="all, gold, none: the controls")
-    threshold: float = Field(1.0, description="a sample passes with a total reward of at least this")
-    per_problem: int = Field(4, ge=1, description="distinct samples kept of one problem")
-    labelled_share: float = Field(0.3, ge=0, le=1, description="share of each batch from the labelled rows")
-    restart: bool = Field(False, description="train from the base each round (STaR, ReST-EM) instead of going on")
-
-
-class PretrainConfig(Block):
-    """Next-token prediction on packed windows of text."""
-
-    steps: int = Field(200, ge=1, description="optimizer steps a round")
-    batch_size: int = Field(16, ge=1, description="windows an optimizer step")
-    micro_batch_size: int | None = Field(None, ge=1, description="windows a forward pass; changes only dropout's draws")
-    window: int | None = Field(None, ge=2, description="tokens a window; default: the context, at most 1024 if loaded")
-    optimizer: OptimizerConfig = OptimizerConfig(name="muon", lr=3e-3, schedule="linear", warmup_steps=20)
-
-
 class CurriculumConfig(Block):
     """Which problems a round draws, from the pass rates measured so far; those that all pass or all fail wait."""
 
@@ -306,6 +272,7 @@ class RuntimeConfig(Block):
     checkpoint_steps: int = Field(50, ge=1, description="optimizer steps between mid-round checkpoints")
     keep_checkpoints: int = Field(2, ge=2)
     generate_batch: int = Field(256, ge=1, description="samples decoded together: one work unit")
+    shard: bool = Field(False, description="FSDP2: weights in training, gradients, moments in shards over the ranks")
     disk_wait: float = Field(600.0, ge=0, description="seconds to wait for room when the disk is full")
 
 

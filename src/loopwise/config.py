@@ -22,18 +22,24 @@ from loopwise.blocks import (
     GateConfig,
     Model,
     ModelConfig,
-    PretrainConfig,
     Reward,
     RewardConfig,
-    RFTConfig,
     RowsConfig,
     RuntimeConfig,
     SamplingConfig,
-    SFTConfig,
     SourceConfig,
 )
 from loopwise.config_errors import explain, found
 from loopwise.errors import ConfigError
+from loopwise.methods import (
+    DistillConfig,
+    DrGRPOConfig,
+    ImproveUpdate,
+    OnlineConfig,
+    PretrainConfig,
+    SFTConfig,
+    TuneUpdate,
+)
 
 S = TypeVar("S", RowsConfig, SourceConfig)
 
@@ -67,7 +73,7 @@ class TuneRecipe(Block):
 
     model: Model
     data: DataConfig
-    update: SFTConfig = SFTConfig()
+    update: TuneUpdate = SFTConfig()
     rounds: int = Field(1, ge=1, description="the dev split is evaluated after each")
     rewards: tuple[Reward, ...] = ()
     sampling: SamplingConfig = SamplingConfig(temperature=0.0)
@@ -86,7 +92,7 @@ class ImproveRecipe(Block):
         (), validate_default=True, description="what scores a sample, summed by weight; default: the task's own"
     )
     report_rewards: tuple[Reward, ...] = Field((), description="reported, never decisive: the gold of a label-free run")
-    update: RFTConfig = RFTConfig()
+    update: ImproveUpdate = DrGRPOConfig()
     rounds: int = Field(4, ge=1)
     problems: int = Field(64, ge=1, description="problems a round")
     samples: int = Field(8, ge=1, description="samples a problem")
@@ -106,6 +112,12 @@ class ImproveRecipe(Block):
         if not rewards and data is not None and data.task is None:
             raise ValueError("expected at least 1 entry (only a built-in task has rewards of its own)")
         return rewards
+
+    def steps(self, problems: int) -> int:
+        """Steps of a round that draws so many problems: optimizer steps, or rollouts of an online method."""
+        if isinstance(self.update, OnlineConfig):
+            return -(-problems // self.update.problems_per_step)
+        return self.update.steps
 
 
 Recipe = PretrainRecipe | TuneRecipe | ImproveRecipe
@@ -171,6 +183,10 @@ def resolve_paths(recipe: R, folder: Path) -> R:
     if isinstance(recipe, ImproveRecipe):
         changes["report_rewards"] = tuple(map(reward, recipe.report_rewards))
     changes["model"] = _resolve_model(recipe.model, resolve)
+    if isinstance(recipe, ImproveRecipe) and isinstance(recipe.update, DistillConfig):
+        teacher = resolve(recipe.update.teacher)
+        if os.path.isdir(teacher):
+            changes["update"] = recipe.update.model_copy(update={"teacher": teacher})
     return recipe.model_copy(update=changes)
 
 

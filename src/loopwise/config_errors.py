@@ -29,6 +29,7 @@ _EXPECTED = {
     "model_type": "keys with values",
     "string_too_short": "text that is not empty",
     "string_type": "text",
+    "union_tag_not_found": "keys with values",
     "too_long": "at most {max_length} entries",
     "too_short": "at least {min_length} entry",
     "tuple_type": "a list in [ ]",
@@ -40,7 +41,7 @@ def explain(kind: type[BaseModel], place: str, error: ValidationError) -> str:
     """A line for each key that is wrong; ``kind`` is the model that was validated, ``place`` the recipe's name."""
     found_at: dict[tuple[str, ...], list[Any]] = {}
     for detail in error.errors():
-        found_at.setdefault(_location(kind, detail["loc"]), []).append(detail)
+        found_at.setdefault(_walk(kind, detail["loc"])[0], []).append(detail)
     return "\n".join(
         _explain(kind, place, location, details)
         for location, details in found_at.items()
@@ -63,8 +64,14 @@ def _explain(kind: type[BaseModel], place: str, location: Sequence[str], details
     detail = details[0]
     key = ".".join(location)
     if detail["type"] == "extra_forbidden":
-        known = _fields_at(kind, location[:-1])
-        return f'{place}: unknown key "{key}". {nearest(location[-1], known)}'
+        _, owner = _walk(kind, detail["loc"])
+        known = list(owner.model_fields) if owner else []
+        method = f" of method {_method(owner)}" if owner and _method(owner) else ""
+        return f'{place}: unknown key "{key}"{method}. {nearest(location[-1], known)}'
+    if detail["type"] == "union_tag_invalid":
+        tag, known = detail["ctx"]["tag"], detail["ctx"]["expected_tags"]
+        mend = nearest(tag, [name.strip(" '") for name in known.split(",")])
+        return f'{place}: key "{key}.method": unknown method "{tag}". {mend}'
     if detail["type"] == "missing":
         return f'{place}: key "{key}" is missing. Add it.'
     if detail["type"] in _EXPECTED:
@@ -84,38 +91,39 @@ def _follows(location: tuple[str, ...], others: Iterable[tuple[str, ...]]) -> bo
     return any(len(other) > len(location) and other[: len(location)] == location for other in others)
 
 
-def _location(kind: type[BaseModel], parts: Sequence[Any]) -> tuple[str, ...]:
-    """The keys on the way to an error. Where a key takes several kinds of value, pydantic names the tried one too."""
+def _walk(kind: type[BaseModel], parts: Sequence[Any]) -> tuple[tuple[str, ...], type[BaseModel] | None]:
+    """The keys on the way to an error, and the block that the last one is in.
+
+    Where a key takes several kinds of value, pydantic names the tried one too.
+    """
     location: list[str] = []
     block: type[BaseModel] | None = kind
-    tried = False
+    owner = block
+    tried: list[type[BaseModel]] | None = None
     for part in parts:
-        if not tried:
-            location.append(str(part))
-        field = block.model_fields.get(part) if block and not tried and isinstance(part, str) else None
-        tried = False
+        if tried is not None:
+            block = next((one for one in tried if _method(one) == part), block)
+            tried = None
+            continue
+        location.append(str(part))
+        owner = block
+        field = block.model_fields.get(part) if block and isinstance(part, str) else None
         if field:
-            tried = _takes_several_kinds(field.annotation)
-            block = next(iter(_blocks(field.annotation)), None)
-    return tuple(location)
+            blocks = _blocks(field.annotation)
+            tried = blocks if _takes_several_kinds(field.annotation) else None
+            block = next(iter(blocks), None)
+    return tuple(location), owner
+
+
+def _method(block: type[BaseModel]) -> str | None:
+    """The ``method`` that chooses a block among several."""
+    field = block.model_fields.get("method")
+    return str(field.default) if field else None
 
 
 def _takes_several_kinds(annotation: Any) -> bool:
     kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
     return get_origin(annotation) in (Union, UnionType) and len(kinds) > 1
-
-
-def _fields_at(kind: type[BaseModel], location: Sequence[str]) -> list[str]:
-    block: Any = kind
-    for name in location:
-        if name.isdigit():
-            continue
-        annotation = block.model_fields[name].annotation
-        blocks = _blocks(annotation)
-        if not blocks:
-            return []
-        block = blocks[0]
-    return list(block.model_fields)
 
 
 def _blocks(annotation: Any) -> list[type[BaseModel]]:

@@ -26,6 +26,7 @@ TITLES = {
 PRETRAIN = "pretrain"
 MOST_NATS = 700.0
 """Beyond it the perplexity is no number."""
+_DEV = "dev before → after        seconds"
 PHASES = {"train": "sampling", "steps": "training", "dev": "evaluating", "test": "final test", "watch": "watching"}
 STAGES = {
     "untrained": "untrained",
@@ -58,6 +59,7 @@ class ConsoleObserver(Observer):
         self._rounds: TaskID | None = None
         self._phase: TaskID | None = None
         self._phase_name = ""
+        self._heading = ""
 
     def __enter__(self) -> ConsoleObserver:
         self._bars.start()
@@ -76,7 +78,7 @@ class ConsoleObserver(Observer):
         self.console.print(Text(TITLES.get(run_id, run_id), style="bold"))
         if done:
             self.console.print(f"  resumed after round {done} of {rounds}")
-        self.console.print(Text(_heading(run_id), style="dim"))
+        self._heading = ""
 
     def progress(self, what: str, done: int, total: int) -> None:
         if what != self._phase_name or self._phase is None:
@@ -91,7 +93,12 @@ class ConsoleObserver(Observer):
             self._bars.update(self._rounds, completed=summary["round"])
         verdict = Text("accepted", "green") if summary["accepted"] else Text("rolled back", "yellow")
         line = Text(f"  {summary['round']:>5}  ")
-        line.append(_text_figures(summary) if run_id == PRETRAIN else _figures(summary))
+        heading, figures = _line(run_id, summary)
+        # Only a round's figures tell which columns there are.
+        if heading != self._heading:
+            self.console.print(Text(heading, style="dim"))
+            self._heading = heading
+        line.append(figures)
         line.append_text(verdict)
         line.append(" " * (12 - len(verdict)) + f"{summary['seconds']:>6.1f}")
         self.console.print(line)
@@ -104,16 +111,31 @@ class ConsoleObserver(Observer):
         self.console.print(Text(f"  {level}: {message}", style="yellow" if level == "warning" else "dim"))
 
 
-def _heading(run_id: str) -> str:
+def _line(run_id: str, summary: Mapping[str, Any]) -> tuple[str, str]:
+    """The columns of a run's rounds, and what a round came to in them."""
     if run_id == PRETRAIN:
-        return "  round  nats a token before → after  perplexity               seconds"
-    return "  round   kept  reward  pass@k  dev before → after        seconds"
+        return "  round  nats a token before → after  perplexity               seconds", _text_figures(summary)
+    dev = f"{_share(summary.get('dev_before')):>6} → {_share(summary['dev_accuracy']):<6} "
+    drawn = f"{_share(summary['reward']):>6}  {_share(summary['pass_at_k']):>6}  "
+    if not _compares(summary):
+        return f"  round   kept  reward  pass@k  {_DEV}", f"{_count(summary):>5}  {drawn}{dev}"
+    tied = f"{_share(summary.get('frac_reward_zero_std')):>6}  "
+    if "update/pairs" in summary:
+        return (
+            f"  round  reward  pass@k    tied  pairs  {_DEV}",
+            f"{drawn}{tied}{summary['update/pairs']:>5,.0f}  {dev}",
+        )
+    return f"  round  reward  pass@k    tied     kl  {_DEV}", f"{drawn}{tied}{_nats_apart(summary):>5}  {dev}"
 
 
-def _figures(summary: Mapping[str, Any]) -> str:
-    """What a round of tuning or of the loop came to."""
-    drawn = f"{_count(summary):>5}  {_share(summary['reward']):>6}  {_share(summary['pass_at_k']):>6}  "
-    return drawn + f"{_share(summary.get('dev_before')):>6} → {_share(summary['dev_accuracy']):<6} "
+def _compares(summary: Mapping[str, Any]) -> bool:
+    """Whether a round learned from how its samples compare, and kept none by a threshold."""
+    return bool(summary["samples"]) and "frac_reward_zero_std" in summary and "update/pool" not in summary
+
+
+def _nats_apart(summary: Mapping[str, Any]) -> str:
+    kl = summary.get("update/kl")
+    return "–" if kl is None else f"{kl:.3f}" if abs(kl) < 10 else f"{kl:.0f}"
 
 
 def _text_figures(summary: Mapping[str, Any]) -> str:

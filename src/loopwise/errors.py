@@ -15,6 +15,7 @@ LoopwiseError
 ├── OutputExistsError (FileExistsError)  --out would overwrite something
 ├── CheckpointError (OSError)       no checkpoint survives verification
 ├── RunBusyError (OSError)          another process is writing this run
+├── RankError                       another process of the same run failed, or is gone
 └── DiskFullError (OSError)         paused: no room left; resumes when there is
 """
 
@@ -89,6 +90,12 @@ class CheckpointError(LoopwiseError, OSError):
 
 class RunBusyError(LoopwiseError, OSError):
     """Another process is writing this run."""
+
+
+class RankError(LoopwiseError):
+    """Another process of the same run failed, is gone, or does not hold what this one holds."""
+
+    exit_code = 1
 
 
 class DiskFullError(LoopwiseError, OSError):

@@ -47,14 +47,15 @@ def conclude(
     ``end`` is where its loop ended, ``began`` the ``time.monotonic()`` of its start; ``more`` goes into the
     summary. Adapters are merged into the weights where the recipe says so.
     """
-    out, journal = workspace.out, workspace.journal
+    out = workspace.out
+    rounds = workspace.ask(lambda journal: journal.rounds(run_id))
     summary = {
         "task": _title(recipe),
         "seed": recipe.seed,
         "run_id": run_id,
         "wall_seconds": round(time.monotonic() - began, 2),
         "stages": stages,
-        "rounds": [row.summary for row in journal.rounds(run_id) if row.round > 0],
+        "rounds": [row.summary for row in rounds if row.round > 0],
         "budget": asdict(end.budget),
         **(more or {}),
     }
@@ -63,13 +64,13 @@ def conclude(
 
     def write() -> None:
         write_policy(policy, out / "model")
-        journal.export_metrics(run_id, out / "metrics.jsonl")
-        journal.export_samples(run_id, out / "samples.parquet")
+        workspace.journal.export_metrics(run_id, out / "metrics.jsonl")
+        workspace.journal.export_samples(run_id, out / "samples.parquet")
         write_json(out / "summary.json", summary)
         write_report(out, summary)
 
     workspace.store(write)
-    workspace.store(lambda: journal.set_status(run_id, "finished"))
+    workspace.store(lambda: workspace.journal.set_status(run_id, "finished"))
     return Result(out, policy, summary)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from loopwise.errors import ConfigError
 from loopwise.models.prompts import render
+from loopwise.ranks import ALONE, Ranks
 from loopwise.runs.journal import Journal, Place
 from loopwise.runtime import run_async, seed_key
 from loopwise.types import (
@@ -33,7 +35,7 @@ class Roller:
 
     ``report`` judges are asked too, on held-out phases only, and written down apart: reported, never decisive.
     ``book(round, key, budget)`` is told what each unit costs, also when it is re-read: it must book a key only once.
-    ``store`` wraps each journal transaction (it waits for room on a full disk).
+    ``store`` wraps each journal transaction (it waits for room on a full disk, and has rank 0 do it for all).
     """
 
     run_id: str
@@ -46,6 +48,7 @@ class Roller:
     store: Callable[[Callable[[], None]], None]
     on_progress: Callable[[str, int, int], None]
     report: FeedbackSource | None = None
+    ranks: Ranks = ALONE
 
     def at(self, round: int, phase: str, sampling: Sampling) -> Rollout:
         """The rollout function of a phase of a round."""
@@ -56,7 +59,8 @@ class Roller:
 class Rollout:
     """``rollout(policy, problems, k) -> Scored``; a sample's key is (seed, round, step, problem, index).
 
-    Raises ConfigError where one step is asked of two policies.
+    Ranks deal the work units out, each generates and judges its own, and all end with all of them. Raises ConfigError
+    where one step is asked of two policies.
     """
 
     roller: Roller
@@ -76,17 +80,17 @@ class Rollout:
     async def _roll(self, policy: Any, problems: Sequence[Problem], k: int, step: int) -> Scored:
         roller = self.roller
         place = Place(roller.run_id, self.round, step, self.phase)
-        known = roller.journal.samples_at(place)
+        known = roller.ranks.lead(lambda: roller.journal.samples_at(place))
         requests = [
             self._request(place, problem, group, index) for group, problem in enumerate(problems) for index in range(k)
         ]
         roller.store(lambda: roller.journal.add_problems(roller.run_id, problems))
         samples: list[Sample] = []
         feedbacks: list[Feedback] = []
-        for unit in self._units(policy, requests, k):
-            drawn = await self._generate(policy, place, unit, known)
-            feedbacks.append(await self._judge(place, [request.problem for request in unit], drawn))
-            samples += drawn
+        for wave in roller.ranks.waves(self._units(policy, requests, k)):
+            drawn = await self._generate(policy, place, wave, known)
+            feedbacks += await self._judge(place, wave, drawn)
+            samples += [sample for unit in drawn for sample in unit]
             roller.on_progress(self.phase, len(samples), len(requests))
         order = sorted(range(len(samples)), key=lambda n: (samples[n].group, samples[n].index))
         return Scored(tuple(problems), tuple(samples[n] for n in order), merge(feedbacks, order))
@@ -111,40 +115,64 @@ class Rollout:
         size = max(1, self.roller.unit // k) * k
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
-    async def _generate(self, policy: Any, place: Place, unit: list[Request], known: dict[str, Sample]) -> list[Sample]:
+    async def _generate(
+        self, policy: Any, place: Place, wave: Sequence[list[Request]], known: dict[str, Sample]
+    ) -> list[list[Sample]]:
+        """The samples of a wave of units, one for each rank."""
         roller = self.roller
-        missing = [request for request in unit if request.sample_id not in known]
-        drawn: dict[str, Sample] = {}
-        if missing:
-            new = await roller.generator.generate(policy, missing, self.sampling)
-            roller.store(lambda: roller.journal.add_samples(place, new))
-            drawn = {sample.id: sample for sample in new}
+        own = wave[roller.ranks.rank] if roller.ranks.rank < len(wave) else []
+        missing = [request for request in own if request.sample_id not in known]
+        new = await roller.generator.generate(policy, missing, self.sampling) if missing else []
+        fresh = [sample for part in roller.ranks.gather(new) for sample in part]
+        if fresh:
+            roller.store(lambda: roller.journal.add_samples(place, fresh))
+        drawn = {sample.id: sample for sample in fresh}
         # The group is the place in this call's list of problems, whatever it was when the sample was journaled.
-        samples = [
-            drawn.get(request.sample_id) or replace(known[request.sample_id], group=request.group) for request in unit
+        units = [
+            [drawn.get(request.sample_id) or replace(known[request.sample_id], group=request.group) for request in unit]
+            for unit in wave
         ]
-        roller.book(place.round, f"drawn {samples[0].id}", _cost(policy, samples))
-        return samples
+        for samples in units:
+            roller.book(place.round, f"drawn {samples[0].id}", _cost(policy, samples))
+        return units
 
-    async def _judge(self, place: Place, problems: list[Problem], samples: list[Sample]) -> Feedback:
+    async def _judge(
+        self, place: Place, wave: Sequence[list[Request]], drawn: Sequence[list[Sample]]
+    ) -> list[Feedback]:
         roller = self.roller
-        feedback = await self._ask(roller.feedback, "reward", place, problems, samples)
+        problems = [[request.problem for request in unit] for unit in wave]
+        feedbacks = await self._ask(roller.feedback, "reward", place, problems, drawn)
         if roller.report is not None and self.phase != "train":
-            await self._ask(roller.report, "report", place, problems, samples)
-        return feedback
+            await self._ask(roller.report, "report", place, problems, drawn)
+        return feedbacks
 
     async def _ask(
-        self, source: FeedbackSource, kind: str, place: Place, problems: list[Problem], samples: list[Sample]
-    ) -> Feedback:
-        journal = self.roller.journal
-        feedback = journal.feedback_at(place, samples, kind)
-        if feedback is None:
-            judged = feedback = await source.judge(problems, samples)
-            self.roller.store(lambda: journal.add_feedback(place, samples, judged, kind))
-        self.roller.book(
-            place.round, f"{kind} {samples[0].id}", Budget(judge_calls=len(samples) if feedback.parts else 0)
-        )
-        return feedback
+        self,
+        source: FeedbackSource,
+        kind: str,
+        place: Place,
+        problems: Sequence[list[Problem]],
+        drawn: Sequence[list[Sample]],
+    ) -> list[Feedback]:
+        """Feedback on a wave of units, one for each rank."""
+        roller, rank = self.roller, self.roller.ranks.rank
+        journal = roller.journal
+        known = roller.ranks.lead(lambda: [journal.feedback_at(place, samples, kind) for samples in drawn])
+        own = await source.judge(problems[rank], drawn[rank]) if rank < len(drawn) and known[rank] is None else None
+        judged = roller.ranks.gather(own)
+        feedbacks = []
+        for samples, before, new in zip(drawn, known, judged, strict=False):  # ranks beyond the wave judged nothing
+            if new is not None:
+                roller.store(partial(self._add_feedback, place, samples, new, kind))
+            feedback = before if new is None else new
+            assert feedback is not None
+            calls = len(samples) if feedback.parts else 0
+            roller.book(place.round, f"{kind} {samples[0].id}", Budget(judge_calls=calls))
+            feedbacks.append(feedback)
+        return feedbacks
+
+    def _add_feedback(self, place: Place, samples: Sequence[Sample], feedback: Feedback, kind: str) -> None:
+        self.roller.journal.add_feedback(place, samples, feedback, kind)
 
 
 def merge(feedbacks: Sequence[Feedback], order: Sequence[int]) -> Feedback:

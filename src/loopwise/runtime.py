@@ -21,6 +21,7 @@ import numpy as np
 
 from loopwise.blocks import RuntimeConfig
 from loopwise.errors import ConfigError
+from loopwise.ranks import ALONE, Ranks, current_ranks
 from loopwise.threads import calm_threads
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ BFLOAT16_IS_EMULATED = (
     "this processor has no bfloat16 instructions and emulates them, up to 100 times slower than float32: "
     "use runtime.dtype=float32 here"
 )
+SHARD_IS_IDLE = "runtime.shard does nothing on one process: start several with torchrun, or leave it out"
 T = TypeVar("T")
 MOST_THREADS_A_CORE = 8
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -37,14 +39,22 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Runtime:
-    """Device, compute type, threads and place among the ranks. ``seed`` is the run's."""
+    """Device, compute type, threads and place among the ranks. ``seed`` is the run's.
+
+    ``shard``: what is trained lies in shards, where there are several ranks to hold them.
+    """
 
     device: str
     dtype: str
     threads: int
     seed: int
-    rank: int = 0
-    world: int = 1
+    ranks: Ranks = ALONE
+    shard: bool = False
+
+    @property
+    def sharded(self) -> bool:
+        """Whether what is trained lies in shards."""
+        return self.shard and self.ranks.world > 1
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Compute in bfloat16 where the recipe asks for it; master weights stay float32."""
@@ -60,7 +70,8 @@ class Runtime:
         import torch
 
         slow = self.dtype == "bfloat16" and self.device == "cpu" and not torch.cpu._is_avx512_bf16_supported()
-        return [BFLOAT16_IS_EMULATED] if slow else []
+        idle = self.shard and not self.sharded
+        return [BFLOAT16_IS_EMULATED] * slow + [SHARD_IS_IDLE] * idle
 
     @property
     def torch_device(self) -> torch.device:
@@ -70,28 +81,51 @@ class Runtime:
 
 
 def make_runtime(config: RuntimeConfig, seed: int, threads: int | None = None) -> Runtime:
-    """Resolve a runtime config and pin torch's thread count. ``threads`` (a resumed run's own) wins over the config."""
+    """Resolve a runtime config and pin torch's thread count. ``threads`` (a resumed run's own) wins over the config.
+
+    The ranks of one machine share its cores, and have a GPU each.
+    """
     calm_threads()
     import torch
 
+    ranks = current_ranks()
+    if ranks.world > 1 and config.processes > 1:
+        raise ConfigError('key "runtime.processes": several ranks run the controls one after another. Leave it out.')
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f'key "runtime.device": {device} asked for, but torch sees no GPU. Use device: cpu or auto.')
+    if device.startswith("cuda") and ranks.world > 1:
+        device = _own_gpu(device, ranks)
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, NotImplementedError, AssertionError):
         raise ConfigError(f'key "runtime.device": torch knows no device {device!r}. Use cpu, cuda or auto.') from None
     cores = len(os.sched_getaffinity(0))
-    count = threads or config.threads or cores
+    count = threads or config.threads or max(1, cores // ranks.local_world)
     if count > MOST_THREADS_A_CORE * cores:
         raise ConfigError(
             f'key "runtime.threads": {count} threads on {cores} cores would only wait for one another. '
             f"Use {cores} or less; a run is resumed with the number it was started with."
         )
     torch.set_num_threads(count)
-    return Runtime(device, config.dtype, count, seed)
+    return Runtime(device, config.dtype, count, seed, ranks, config.shard)
+
+
+def _own_gpu(device: str, ranks: Ranks) -> str:
+    import torch
+
+    if device != "cuda":
+        raise ConfigError(
+            f'key "runtime.device": {device} for {ranks.world} ranks, which take a GPU each. Use device: cuda or auto.'
+        )
+    if ranks.local_world > torch.cuda.device_count():
+        raise ConfigError(
+            f"{ranks.local_world} ranks on this machine, and {torch.cuda.device_count()} GPUs. Start as many as it has."
+        )
+    torch.cuda.set_device(ranks.local_rank)
+    return f"cuda:{ranks.local_rank}"
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from loopwise import loop
+from loopwise.advice import advise
 from loopwise.config import ImproveRecipe, PretrainRecipe, Recipe
 from loopwise.evaluate.groups import group_metrics, joined
 from loopwise.evaluate.likelihood import mean_logps
@@ -19,11 +20,12 @@ from loopwise.evaluate.stats import mean_interval
 from loopwise.gate import Gate, refusal
 from loopwise.loop import Position, Steps
 from loopwise.meter import Meter
+from loopwise.methods import OnlineConfig, reference_of, rows_config
 from loopwise.models.policy import Policy
 from loopwise.observer import Observer
 from loopwise.rollout import Roller
 from loopwise.runtime import Runtime
-from loopwise.starting import sampling_of
+from loopwise.starting import ranks_in_words, sampling_of
 from loopwise.tasks.base import Streams
 from loopwise.tasks.curriculum import draw_round
 from loopwise.types import (
@@ -76,9 +78,12 @@ class Session:
         self.meter = Meter()
         self._scored: list[Scored] = []
         self._kept: list[str] = []
+        self._fresh: Scored | None = None
         self._drawn: Mapping[str, float] = {}
+        self._base: Policy | None = None
         self._measured: dict[tuple[str, str], Evaluation] = {}
         self._written: set[tuple[int, str, str]] = set()
+        self._steps = 0
         self._round_started = time.monotonic()
         recipe = parts.recipe
         self.roller = Roller(
@@ -92,12 +97,13 @@ class Session:
             book=self.meter.book,
             store=files.workspace.store,
             on_progress=observer.progress,
+            ranks=files.workspace.ranks,
         )
 
     def run(self, base: Policy) -> Position:
         """Run what is left of the recipe's rounds, from the newest checkpoint, or from ``base`` where there is none."""
-        recipe = self.parts.recipe
-        loop.check_needs(self.parts.update, self.parts.generator.offers)
+        recipe, self._base = self.parts.recipe, base
+        loop.check_needs(self.parts.update, self.parts.generator.offers, reference=base.weights is not None)
         position = self.files.restore(self.parts.runtime)
         if position is None:
             self.files.commit_round(Position.start(base), {}, None, ())
@@ -109,6 +115,8 @@ class Session:
         self.observer.run_started(self.files.run_id, recipe.rounds, position.round)
         for warning in self.parts.runtime.warnings:
             self._note("warning", warning)
+        for level, message in ranks_in_words(recipe, self.parts.runtime):
+            self._note(level, message)
         gate = self._gate()
         self._round_started = time.monotonic()
         if position.round == 0:
@@ -156,7 +164,7 @@ class Session:
         if recipe.gate.metric == "likelihood":
             assert not isinstance(recipe, PretrainRecipe)
             completions = [self.parts.streams.completion(problem) for problem in problems]
-            end_of_text = recipe.update.end_of_text
+            end_of_text = rows_config(recipe.update).end_of_text
             return mean_logps(policy, problems, completions, self.parts.runtime, end_of_text=end_of_text)
         greedy = replace(sampling_of(recipe), temperature=0.0, top_k=0, top_p=1.0)
         return self.roller.at(number, split, greedy)(policy, problems, 1).feedback.totals
@@ -164,7 +172,7 @@ class Session:
     def _remember(self, position: Position) -> None:
         """Take over what earlier processes measured in committed rounds, so that it is not paid for again."""
         if position.round:
-            for row in self.files.journal.evaluations(self.files.run_id):
+            for row in self.files.ask(lambda journal: journal.evaluations(self.files.run_id)):
                 if row.round <= position.round:
                     self._measured.setdefault((row.evaluation.policy_id, row.evaluation.split), row.evaluation)
 
@@ -186,12 +194,19 @@ class Session:
 
     def _draw(self, number: int) -> Sequence[Problem]:
         self._scored, self._kept, self._drawn, self._round_started = [], [], {}, time.monotonic()
+        problems = self._problems(number)
+        recipe = self.parts.recipe
+        self._steps = recipe.steps(len(problems)) if isinstance(recipe, ImproveRecipe) else recipe.update.steps
+        return problems
+
+    def _problems(self, number: int) -> Sequence[Problem]:
         recipe, streams = self.parts.recipe, self.parts.streams
         if not isinstance(recipe, ImproveRecipe):
             return ()
         if recipe.curriculum is None:
             return streams.draw(number, recipe.problems)
-        groups = self.files.journal.pass_rates(self.files.run_id, number, recipe.update.threshold)
+        run_id, threshold = self.files.run_id, recipe.update.threshold
+        groups = self.files.ask(lambda journal: journal.pass_rates(run_id, number, threshold))
         drawn = draw_round(streams, recipe.problems, recipe.seed, number, groups, recipe.curriculum)
         self._drawn = drawn.metrics
         return drawn.problems
@@ -202,15 +217,21 @@ class Session:
         def roll(policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
             scored = rollout(policy, problems, k, step=step)
             self._scored.append(scored)
+            self._fresh = scored
             return scored
 
         return roll
 
     def _context(self, number: int, position: Position) -> Context:
         recipe = self.parts.recipe
-        every, total = recipe.runtime.checkpoint_steps, recipe.update.steps
+        every, total = recipe.runtime.checkpoint_steps, self._steps
+        online = isinstance(recipe.update, OnlineConfig)
 
         def record(step: int, metrics: Mapping[str, float]) -> None:
+            # A step that drew its own samples is told with what they scored.
+            sampled = self._figures(self._fresh) if self._fresh and online else {}
+            self._fresh = None
+            metrics = {**sampled, **metrics}
             self.files.pending.append((step, metrics))
             self.observer.progress("steps", step, total)
 
@@ -231,6 +252,7 @@ class Session:
             keep=self._kept.extend,
             checkpoint=checkpoint,
             partial=position.partial,
+            reference=position.policy if reference_of(recipe.update) == "accepted" else self._base,
         )
 
     def _commit(self, position: Position, updated: Updated, decision: Decision) -> None:
@@ -243,6 +265,8 @@ class Session:
                 f"round {position.round}: {skipped:g} optimizer steps were skipped, because their gradients were not "
                 "finite. Lower update.optimizer.lr, or set runtime.dtype: float32.",
             )
+        for advice in advise(self.parts.recipe, summary):
+            self._note("warning", f"round {position.round}: {advice}")
         self.observer.round_finished(self.files.run_id, summary)
 
     def _summary(self, position: Position, updated: Updated, decision: Decision) -> dict[str, Any]:
@@ -261,13 +285,18 @@ class Session:
         recipe = self.parts.recipe
         if self._scored and isinstance(recipe, ImproveRecipe):
             scored = joined(self._scored)
-            summary |= feedback_metrics(scored) | group_metrics(scored, recipe.update.threshold, recipe.samples)
-            summary |= scored.feedback.metrics
+            summary |= {**self._figures(scored), **scored.feedback.metrics}
         summary |= self._drawn
         evaluation = self._measured.get((updated.candidate.id, "dev"))
         if self.parts.figures and evaluation:
             summary |= {f"dev/{name}": value for name, value in self.parts.figures(evaluation).items()}
         return summary | {f"update/{name}": value for name, value in updated.metrics.items()}
+
+    def _figures(self, scored: Scored) -> dict[str, float]:
+        """What there is to say of samples and their rewards."""
+        recipe = self.parts.recipe
+        assert isinstance(recipe, ImproveRecipe)
+        return feedback_metrics(scored) | group_metrics(scored, recipe.update.threshold, recipe.samples)
 
     def _watch(self, number: int, policy: Policy) -> None:
         if self.parts.watched:
@@ -277,14 +306,16 @@ class Session:
     def _note(self, level: str, message: str) -> None:
         """Tell the person watching, and write it down for those who come later."""
         self.observer.note(level, message)
-        number = len(self.files.journal.rounds(self.files.run_id))
+        number = len(self.files.ask(lambda journal: journal.rounds(self.files.run_id)))
         self.files.workspace.store(lambda: self.files.journal.add_event(self.files.run_id, number, level, message))
 
     def _exhausted(self, budget: Budget) -> str | None:
         limits = self.parts.recipe.budget.model_dump(exclude_none=True)
+        # Every rank has a clock of its own: what the first has spent decides.
+        spent = self.files.workspace.ranks.lead(lambda: budget)
         for name, limit in limits.items():
-            if getattr(budget, name) >= limit:
-                self._note("warning", f"budget: {name} {getattr(budget, name):g} reached its limit of {limit:g}")
+            if getattr(spent, name) >= limit:
+                self._note("warning", f"budget: {name} {getattr(spent, name):g} reached its limit of {limit:g}")
                 return str(name)
         return None
 

@@ -3,30 +3,66 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from loopwise.blocks import ModelConfig, RewardConfig, SFTConfig
+from loopwise.blocks import ModelConfig, RewardConfig
 from loopwise.config import ImproveRecipe, Recipe, TuneRecipe
 from loopwise.data.formats import fingerprint
 from loopwise.errors import ResumeError
 from loopwise.evaluate.rewards import RewardSum
+from loopwise.methods import OnlineConfig, SFTConfig
 from loopwise.models.folders import load_policy
 from loopwise.models.lora import with_lora
 from loopwise.models.policy import Policy
 from loopwise.models.presets import create_policy
 from loopwise.observer import Observer
+from loopwise.ranks import current_ranks, joined_ranks
 from loopwise.runs.journal import Journal
 from loopwise.runtime import Runtime, run_async, seed_key
 from loopwise.tasks.base import Streams
 from loopwise.types import Feedback, Generator, Message, Problem, Request, Sample, Sampling
 from loopwise.update.rows import Encoding, encode_labelled
+from loopwise.update.sharding import check_shards
 from loopwise.workspace import JOURNAL, check_out
 
 TRIAL_PROBLEMS = 3
 TEXTS = 1000
 """Prompts of a first round that a tokenizer is trained on, beside the labelled rows; at most."""
+
+
+def take_place(stack: contextlib.ExitStack, observer: Observer | None) -> Observer:
+    """Join the ranks that were started together, if any, for as long as ``stack`` is open.
+
+    Returns who is told of the run: ``observer`` on the first rank, nobody on the others.
+    """
+    ranks = stack.enter_context(joined_ranks())
+    return observer if observer is not None and ranks.first else Observer()
+
+
+def ranks_in_words(recipe: Recipe, runtime: Runtime) -> Iterator[tuple[str, str]]:
+    """Level and message of what there is to say of a run on several ranks."""
+    world = runtime.ranks.world
+    if world == 1:
+        return
+    yield "info", f"{world} ranks, with {runtime.threads} threads each"
+    if not isinstance(recipe, ImproveRecipe):
+        return
+    update, unit = recipe.update, recipe.runtime.generate_batch
+    problems = min(recipe.problems, update.problems_per_step) if isinstance(update, OnlineConfig) else recipe.problems
+    units = math.ceil(problems / max(1, unit // recipe.samples))
+    if units < world:
+        shared = math.ceil(problems / world) * recipe.samples
+        mend = (
+            f"set runtime.generate_batch: {shared}" if problems >= world else "draw more problems, or start fewer ranks"
+        )
+        yield (
+            "warning",
+            f"a rollout is {units} work units of up to {unit} samples, and a rank draws whole ones: "
+            f"{world - units} of {world} ranks have nothing to do. In the next run, {mend}.",
+        )
 
 
 def sampling_of(recipe: Recipe) -> Sampling:
@@ -37,6 +73,8 @@ def sampling_of(recipe: Recipe) -> Sampling:
 def start_policy(model: ModelConfig, runtime: Runtime, texts: Callable[[], Iterable[str]]) -> Policy:
     """The policy a recipe starts from: loaded, or created with its tokenizer trained on ``texts()``."""
     policy = create_policy(model, runtime, texts) if model.create else load_policy(str(model.path), runtime)
+    if runtime.sharded and policy.weights is not None:
+        check_shards(policy.weights.module)
     return with_lora(policy, model.lora, runtime) if model.lora else policy
 
 
@@ -58,6 +96,10 @@ def recorded_threads(out: Path, run_id: str, *, resume: bool) -> int | None:
 
     Another count would round differently. Raises OutputExistsError, ResumeError.
     """
+    return current_ranks().lead(lambda: _recorded_threads(out, run_id, resume))
+
+
+def _recorded_threads(out: Path, run_id: str, resume: bool) -> int | None:
     check_out(out, resume=resume)
     if not resume:
         return None

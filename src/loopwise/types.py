@@ -245,7 +245,8 @@ class Rollout(Protocol):
 class Update(Protocol):
     """One way of learning from a round. ``needs`` is a subset of weights, logprobs, token_ids, text, reference."""
 
-    needs: frozenset[str]
+    @property
+    def needs(self) -> frozenset[str]: ...
 
     def __call__(
         self, policy: Any, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context

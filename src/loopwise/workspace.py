@@ -6,19 +6,20 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from loopwise.blocks import Block
 from loopwise.config import config_hash
-from loopwise.errors import DiskFullError, OutputExistsError, ResumeError
+from loopwise.errors import ConfigError, DiskFullError, OutputExistsError, ResumeError
 from loopwise.loop import Position
 from loopwise.models.folders import load_policy, save_policy
 from loopwise.models.policy import Policy
+from loopwise.ranks import ALONE, Ranks, current_ranks
 from loopwise.runs.checkpoint import CheckpointStore
 from loopwise.runs.disk import with_room
 from loopwise.runs.files import replace_file, to_json
 from loopwise.runs.journal import Journal
-from loopwise.runs.lock import run_lock
+from loopwise.runs.lock import holder, run_lock
 from loopwise.runs.state import read_state, write_state
 from loopwise.runtime import Runtime, versions
 from loopwise.types import Budget, Decision, Partial
@@ -29,23 +30,30 @@ JOURNAL = "journal.db"
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder of one or more runs that share a journal, held by this process alone.
+    """The folder of one or more runs that share a journal, held by this process alone, or by the first of its ranks.
 
-    ``note(level, message)`` tells the person watching; ``disk_wait`` is how many seconds a full disk is waited for.
+    All that is read from or written to the journal and the folder goes through ``ask`` and ``store``, which rank 0 does
+    for all; only a checkpoint's policies are loaded by each. ``note(level, message)`` tells the person watching;
+    ``disk_wait`` is how many seconds a full disk is waited for.
     """
 
     out: Path
     journal: Journal
     note: Callable[[str, str], None]
     disk_wait: float = 600.0
+    ranks: Ranks = ALONE
+
+    def ask(self, question: Callable[[Journal], T]) -> T:
+        """What the journal answers, on all ranks."""
+        return self.ranks.lead(lambda: question(self.journal))
 
     def store(self, action: Callable[[], T]) -> T:
-        """Run a write that can be repeated as a whole; a full disk pauses it until there is room."""
+        """Run a write that can be repeated as a whole, on rank 0; a full disk pauses it until there is room."""
 
         def paused(message: str) -> None:
             self.note("warning", message)
 
-        return with_room(action, place=self.out, wait_seconds=self.disk_wait, on_pause=paused)
+        return self.ranks.lead(lambda: with_room(action, place=self.out, wait_seconds=self.disk_wait, on_pause=paused))
 
     def run(self, run_id: str, keep: int) -> RunFiles:
         """The files of one run."""
@@ -67,12 +75,21 @@ def check_out(out: Path, *, resume: bool) -> bool:
 def open_workspace(
     out: Path, *, resume: bool, note: Callable[[str, str], None], disk_wait: float
 ) -> Iterator[Workspace]:
-    """Make a new run folder, or open one to resume. Raises OutputExistsError, ResumeError, RunBusyError."""
+    """Make a new run folder, or open one to resume. Raises OutputExistsError, ResumeError, RunBusyError.
+
+    Of several ranks the first does; the others see its folder. Raises ConfigError where they do not.
+    """
+    ranks = current_ranks()
+    if not ranks.first:
+        _see_folder(out, ranks, None)
+        yield Workspace(out, cast(Journal, _Elsewhere()), note, disk_wait, ranks)
+        return
     exists = check_out(out, resume=resume)
     out.mkdir(parents=True, exist_ok=True)
     with run_lock(out), contextlib.closing(Journal.open(out / JOURNAL, create=not exists)) as journal:
         try:
-            yield Workspace(out, journal, note, disk_wait)
+            _see_folder(out, ranks, holder(out))
+            yield Workspace(out, journal, note, disk_wait, ranks)
         except BaseException as error:
             paused = isinstance(error, DiskFullError | KeyboardInterrupt)
             with contextlib.suppress(Exception):  # the first error is the one to report, also on a full disk
@@ -80,6 +97,26 @@ def open_workspace(
                     if run.status == "running":
                         journal.set_status(run.run_id, "paused" if paused else "failed")
             raise
+
+
+class _Elsewhere:
+    """What ranks without a journal have in its place."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"journal.{name}: only rank 0 has the journal. Go through Workspace.ask or Workspace.store.")
+
+
+def _see_folder(out: Path, ranks: Ranks, mark: str | None) -> None:
+    """Have every rank compare the lock of the folder it sees with the one that rank 0 holds."""
+    if ranks.world == 1:
+        return
+    written = ranks.lead(lambda: mark)
+    blind = [rank for rank, seen in enumerate(ranks.gather(holder(out) == written)) if not seen]
+    if blind:
+        raise ConfigError(
+            f"{out}: rank {blind[0]} does not see the folder that rank 0 writes to. Choose an --out on a file system "
+            "that all machines share."
+        )
 
 
 @dataclass(frozen=True)
@@ -95,13 +132,18 @@ class RunFiles:
     def journal(self) -> Journal:
         return self.workspace.journal
 
+    def ask(self, question: Callable[[Journal], T]) -> T:
+        """What the journal answers, on all ranks."""
+        return self.workspace.ask(question)
+
     def enter(self, kind: str, recipe: Block, fingerprint: Mapping[str, str], runtime: Runtime) -> None:
         """Enter a new run in the journal, or check that a known one has this very configuration and data.
 
         Raises ResumeError naming the keys and files that differ.
         """
-        known = self.journal.run(self.run_id)
         config = recipe.model_dump(mode="json")
+        self.workspace.ranks.agree(f"run {self.run_id}: recipe, data and model", (config, dict(fingerprint)))
+        known = self.ask(lambda journal: journal.run(self.run_id))
         if known is None:
             self.workspace.store(
                 lambda: self.journal.create_run(
@@ -125,6 +167,9 @@ class RunFiles:
         policies = {"policy": position.policy, "incumbent": position.incumbent}
         if partial:
             policies["partial"] = partial.policy
+        ranks = self.workspace.ranks
+        if ranks.world > 1:
+            ranks.agree(f"checkpoint {name}: weights", {role: policy.id for role, policy in policies.items()})
         tree = {
             "round": position.round,
             "incumbent_round": position.incumbent_round,
@@ -150,24 +195,15 @@ class RunFiles:
 
         Raises CheckpointError when none verifies.
         """
-        rows = self.journal.checkpoints(self.run_id)
-        if not rows:
+        folder = self.workspace.ranks.lead(self._newest)
+        if folder is None:
             return None
-
-        def bad(name: str, reason: str) -> None:
-            self.journal.quarantine(self.run_id, name, reason)
-            self.workspace.note("warning", f"checkpoint {name} is damaged ({reason}); using the one before")
-
-        # Older ones were deleted on purpose; the newest have to be there.
-        newest = rows[: self.checkpoints.keep]
-        found = self.checkpoints.load_newest(newest, bad)
-        if found is None:
-            return None
-        folder = found[1]
         tree = read_state(folder / "state")
         policies = {name: load_policy(folder / "policies" / name, runtime) for name in set(tree["policies"].values())}
         roles: dict[str, Policy] = {role: policies[name] for role, name in tree["policies"].items()}
         partial = tree["partial"]
+        # Before rank 0 goes on, and in time deletes the folder, all have read it.
+        self.workspace.ranks.agree(f"checkpoint {folder.name}: contents", tree["policies"])
         return Position(
             policy=roles["policy"],
             state=tree["state"],
@@ -179,6 +215,18 @@ class RunFiles:
             booked=tuple(tree["booked"]),
             partial=Partial(partial["step"], roles["partial"], partial["state"]) if partial else None,
         )
+
+    def _newest(self) -> Path | None:
+        """The folder of the newest checkpoint that verifies; None where none was committed yet."""
+
+        def bad(name: str, reason: str) -> None:
+            self.journal.quarantine(self.run_id, name, reason)
+            self.workspace.note("warning", f"checkpoint {name} is damaged ({reason}); using the one before")
+
+        # Older ones were deleted on purpose; the newest have to be there.
+        newest = self.journal.checkpoints(self.run_id)[: self.checkpoints.keep]
+        found = self.checkpoints.load_newest(newest, bad)
+        return found[1] if found else None
 
     def commit_round(
         self, position: Position, summary: Mapping[str, Any], decision: Decision | None, kept: Sequence[str]
@@ -217,7 +265,8 @@ class RunFiles:
 
     def _tidy(self) -> None:
         self.pending.clear()
-        self.checkpoints.collect([row.name for row in self.journal.checkpoints(self.run_id)])
+        if self.workspace.ranks.first:
+            self.checkpoints.collect([row.name for row in self.journal.checkpoints(self.run_id)])
 
 
 def _is_unused(out: Path) -> bool:

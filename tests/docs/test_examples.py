@@ -33,7 +33,7 @@ TINY_IMPROVE = {
     "data": {"train": "sums.jsonl", "dev": 8, "test": 8},
     "problems": 4,
     "samples": 2,
-    "update": {"steps": 1, "batch_size": 4},
+    "update": {"method": "rft", "steps": 1, "batch_size": 4},
     "runtime": {"threads": 1},
 }
 SUMS = {

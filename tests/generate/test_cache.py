@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.models.tiny import tiny_lstm
 
-from loopwise.generate.local import prefill
+from loopwise.generate.padded import prefill
 from loopwise.models.policy import Policy
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21], [30, 31, 32, 33, 34]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from loopwise.errors import ConfigError, ModelError
 from loopwise.generate.check import check_sampling
 from loopwise.models.folders import load_policy, save_policy
 from loopwise.models.logps import TokenRow, token_logps
-from loopwise.models.lora import merged, with_lora
+from loopwise.models.lora import adapters_off, merged, with_lora
 from loopwise.models.policy import Policy, Weights, is_adapter
 from loopwise.runtime import Runtime
 from loopwise.update.learner import Learner
@@ -285,3 +286,33 @@ def test_the_optimizer_holds_adapters_alone(policy: Policy, runtime: Runtime) ->
     learner.step([ROWS], lambda model, rows: likelihood_loss(*token_logps(model, rows), 5))
     assert learner.state()["moments"].keys() == named(module)[0].keys()
     assert all("momentum" not in entry for entry in learner.state()["moments"].values()), "AdamW, not Muon"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_adapters_are_off_for_a_while(
+    make_policy: Callable[..., Policy], adapted: Callable[..., Policy], shape: str
+) -> None:
+    module = adapted(shape, dropout=0.5).weights.trainable()
+    next(module.children()).eval()  # modes differ from part to part
+    modes = [part.training for part in module.modules()]
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    assert len(set(modes)) == len(set(trained)) == 2
+
+    def unchanged() -> bool:
+        now = [part.training for part in module.modules()], [p.requires_grad for p in module.parameters()]
+        return now == (modes, trained)
+
+    with torch.no_grad(), adapters_off(module):
+        below = module(IDS, use_cache=False).logits
+    assert unchanged()
+    with contextlib.suppress(KeyboardInterrupt), adapters_off(module):
+        raise KeyboardInterrupt
+    assert unchanged()
+    assert torch.equal(below, logits(make_policy(shape)))
+    assert not torch.equal(module.eval()(IDS, use_cache=False).logits, below)
+
+
+def test_a_model_without_adapters_has_none_to_switch_off(make_policy: Callable[..., Policy]) -> None:
+    refusal = pytest.raises(ConfigError, match=r"this model has none\. Set model\.lora, or reference: base")
+    with refusal, adapters_off(make_policy().weights.module):
+        pass

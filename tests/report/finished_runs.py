@@ -61,7 +61,15 @@ class Recorder:
         self.draw(0, "watch")
         self.dev = [] if dev is None else dev
 
-    def round(self, number: int, dev: Scores | None, *, drawn: bool = True, **changes: Any) -> None:
+    def round(
+        self,
+        number: int,
+        dev: Scores | None,
+        *,
+        drawn: bool = True,
+        steps: Sequence[Mapping[str, float]] = (),
+        **changes: Any,
+    ) -> None:
         kept = self.draw(number, "train") if drawn else ()
         self.draw(number, "watch")
         self.evaluate(number, "dev", dev, "candidate")
@@ -76,7 +84,7 @@ class Recorder:
             self.dev = dev if best else self.dev
         figures = {"round": number, "samples": 4 * drawn, "kept": len(kept), "reward": 0.1 * number, "k": 4.0}
         figures |= {"pass_at_1": 0.1, "pass_at_k": 0.2, "distinct": 0.5, "entropy": 0.1, "completions/mean_length": 4.0}
-        self._commit(number, {**figures, **self.summary, **changes}, decision, kept)
+        self._commit(number, {**figures, **self.summary, **changes}, decision, kept, steps)
 
     def evaluate(self, number: int, split: str, values: Scores | None, stage: str) -> None:
         if values is not None:
@@ -115,14 +123,21 @@ class Recorder:
         feedback = Feedback(("number",), (1.0,), rewards, ~np.isnan(rewards))
         self.journal.add_feedback(place, samples, feedback, "report")
 
-    def _commit(self, number: int, summary: Mapping[str, Any], decision: Decision | None, kept: Sequence[str]) -> None:
+    def _commit(
+        self,
+        number: int,
+        summary: Mapping[str, Any],
+        decision: Decision | None,
+        kept: Sequence[str],
+        steps: Sequence[Mapping[str, float]] = (),
+    ) -> None:
         self.journal.commit_round(
             self.run_id,
             round=number,
             summary=summary,
             decision=decision,
             checkpoint=(f"r{number}", "hash"),
-            step_metrics=[],
+            step_metrics=list(enumerate(steps, start=1)),
             kept=kept,
             budget=Budget(),
         )

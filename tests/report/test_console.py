@@ -58,6 +58,40 @@ def test_a_round_of_the_loop_is_told_in_rewards():
     ]
 
 
+COMPARED = {"samples": 400, "kept": 400, "reward": 0.3, "pass_at_k": 0.62, "dev_before": 0.128, "dev_accuracy": 0.515}
+
+
+def test_a_round_by_policy_gradient_is_told_with_ties_and_kl():
+    figures = {**COMPARED, "frac_reward_zero_std": 0.875}
+    assert lines_of("improve", **figures, **{"update/kl": 0.0123}) == [
+        "  round  reward  pass@k    tied     kl  dev before → after        seconds",
+        "      1   30.0%   62.0%   87.5%  0.012   12.8% → 51.5%  accepted      17.1",
+    ]
+    assert "87.5%      –   12.8%" in lines_of("improve", **figures)[1]
+
+
+def test_a_round_on_pairs_is_told_with_their_number():
+    assert lines_of("improve", **COMPARED, frac_reward_zero_std=0.5, **{"update/pairs": 1250.0}) == [
+        "  round  reward  pass@k    tied  pairs  dev before → after        seconds",
+        "      1   30.0%   62.0%   50.0%  1,250   12.8% → 51.5%  accepted      17.1",
+    ]
+
+
+def test_a_round_that_keeps_samples_is_told_with_them():
+    figures = {**COMPARED, "kept": 120, "frac_reward_zero_std": 0.5, "update/pool": 300.0}
+    assert lines_of("improve", **figures)[0].startswith("  round   kept  reward")
+
+
+def test_the_columns_are_named_once():
+    def draw(console):
+        observer = ConsoleObserver(console)
+        observer.run_started("improve", 2, 0)
+        for number in (1, 2):
+            observer.round_finished("improve", {**ROUND, **COMPARED, "round": number, "frac_reward_zero_std": 0.5})
+
+    assert [line.startswith("  round") for line in shown(draw)[2:]] == [True, False, False]
+
+
 def test_the_closing_table_of_pretraining():
     stages = {
         "untrained": {"dev": text_stage(7.9, 2736.9, 4.295), "test": text_stage(7.9, 2715.7, 4.259)},

@@ -41,8 +41,8 @@ def test_the_example_and_the_training_samples(journal, improved):
     content = gathered(journal, improved.out, improved.summary)
     assert (content.story.example.count, content.story.example.passed, content.story.example.kept) == (4, 2, 2)
     assert [entry.round for entry in content.training] == [1, 2, 3]
-    assert {shown.answer.status for shown in content.training[0].kept} == {"kept"}
-    assert {shown.answer.status for shown in content.training[0].rejected} == {"rejected"}
+    assert {shown.answer.status for shown in content.training[0].better} == {"kept"}
+    assert {shown.answer.status for shown in content.training[0].worse} == {"rejected"}
 
 
 def test_alike_answers_stand_as_one(journal, tmp_path):

@@ -17,6 +17,8 @@ from loopwise.types import Problem
 PAIRS = [
     ("addition-base", "addition"),
     ("addition-base", "addition-noisy"),
+    ("addition-base", "addition-grpo"),
+    ("addition-base", "addition-dpo"),
     ("sorting-base", "sorting"),
     ("spelling-base", "spelling"),
 ]
@@ -46,6 +48,14 @@ def test_two_stages(first: str, second: str) -> None:
     longest = max(len(problem.columns["answer"]) for problem in problems) + END_OF_TEXT
     assert {base.sampling.max_tokens, loop.sampling.max_tokens} == {longest}
     assert max(len(str(problem.prompt)) for problem in problems) + longest <= context
+
+
+@pytest.mark.parametrize("name", ["addition-grpo", "addition-dpo"])
+def test_other_methods_on_the_sums_have_the_same_data_and_controls(name: str) -> None:
+    first, other = (load_recipe(ImproveRecipe, shipped(name)) for name in ("addition", name))
+    same = {"update": first.update, "problems": first.problems, "sampling": first.sampling}
+    assert other.model_copy(update=same) == first
+    assert other.update.method != first.update.method
 
 
 def test_the_noisy_loop_differs_by_its_checker_alone() -> None:

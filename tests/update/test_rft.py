@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loopwise.blocks import OptimizerConfig, RFTConfig
+from loopwise.blocks import OptimizerConfig
 from loopwise.errors import DataError
+from loopwise.methods import RFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_completions, encode_prompts
@@ -149,6 +150,16 @@ def test_the_cap_of_a_problem_holds_round_after_round(policy: Policy, context: C
     assert pool_of(second.state) == rows(policy, (0, "1"), (1, "2"), (1, "02"), (0, "01"))
     assert kept == ["0/0", "0/1", "1/0"], "what the pool refuses is not learned from"
     assert [second.metrics[name] for name in ("kept", "new", "pool")] == [3, 1, 4]
+
+
+def test_a_pool_of_the_round_forgets_those_before(policy: Policy, context: Context) -> None:
+    rollouts = Rollouts(scored([[("1", 1.0)]], policy), scored([[("01", 1.0), ("1", 0.0)], [("2", 1.0)]], policy))
+    update = RFT(CONFIG.model_copy(update={"pool": "round", "per_problem": 1}), (), samples=2, rounds=2)
+    first = update(policy, None, PROBLEMS, rollouts, context)
+    second = update(first.candidate, first.state, PROBLEMS, rollouts, replace(context, round=2))
+    assert pool_of(second.state) == rows(policy, (0, "01"), (1, "2"))
+    assert [second.metrics[name] for name in ("kept", "new", "pool")] == [2, 2, 2]
+    assert second.state["learner"]["steps_done"] == 4, "weights and moments go on"
 
 
 def test_gold_answers_have_no_cap(policy: Policy, context: Context) -> None:

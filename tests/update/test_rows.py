@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from loopwise.blocks import SFTConfig, TokenizerConfig
+from loopwise.blocks import TokenizerConfig
 from loopwise.errors import DataError
+from loopwise.methods import SFTConfig
 from loopwise.models.policy import Policy
 from loopwise.models.tokenizers import make_tokenizer
 from loopwise.types import Problem

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from loopwise.blocks import OptimizerConfig, SFTConfig
+from loopwise.blocks import OptimizerConfig
 from loopwise.generate.local import LocalGenerator
+from loopwise.methods import SFTConfig
 from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime
 from loopwise.types import Budget, Context, Partial, Problem, Request, Sampling, Updated
@@ -23,7 +24,7 @@ PAIRS = {"1+1=": "2", "2+3=": "five", "a": "bcd", "what is x?": "unknown", "0": 
 CONFIG = SFTConfig(
     steps=60,
     batch_size=5,
-    micro_batch_size=2,
+    tokens_per_pass=24,
     optimizer=OptimizerConfig(name="muon", lr=3e-3, matrix_lr=0.02, warmup_steps=5, schedule="linear"),
 )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loopwise.errors import ConfigError, LoopwiseError, OutputExistsError
+from loopwise.ranks import launched
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +65,8 @@ def errors(resume: str | None = None) -> Iterator[None]:
     try:
         yield
     except LoopwiseError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        where = "" if launched().first else f"rank {launched().rank}: "
+        typer.secho(f"error: {where}{error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(error.exit_code) from None
     except OSError as error:
         if error.filename is None:
@@ -95,11 +97,11 @@ def _spoken(message: str) -> str:
 
 
 def console(on_errors: bool = False) -> Console:
-    """Standard output, or standard error."""
+    """Standard output, or standard error; nothing is shown by ranks but the first."""
     from rich.console import Console
 
     # Names of files and folders are shown as they are, whatever brackets and colons they hold.
-    return Console(stderr=on_errors, highlight=False, markup=False, emoji=False)
+    return Console(stderr=on_errors, highlight=False, markup=False, emoji=False, quiet=not launched().first)
 
 
 def utf8(text: str, where: str) -> str:

@@ -10,6 +10,7 @@ import typer
 from loopwise.cli.common import Json, JsonAlone, console, errors, group, show_json, watching
 from loopwise.cli.completion import run_folders
 from loopwise.cli.training import close
+from loopwise.ranks import joined_ranks
 
 app = group("List, show, resume, export and compare runs.")
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.", autocompletion=run_folders)]
@@ -52,7 +53,7 @@ def runs_show(out: RunFolder, as_json: JsonAlone = False) -> None:
 @app.command("resume")
 def runs_resume(out: RunFolder, as_json: Json = False) -> None:
     """Go on with a run, with the recipe it was started with."""
-    with watching(as_json, f"loopwise runs resume {out}") as (shown, observer):
+    with watching(as_json, f"loopwise runs resume {out}") as (shown, observer), joined_ranks():
         from loopwise.history.past import resume_run
 
         result = resume_run(out, observer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from loopwise.cli.common import Json, Resume, show_json, watching
 from loopwise.cli.completion import recipe_files
 from loopwise.errors import ConfigError
+from loopwise.ranks import joined_ranks, launched
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +39,7 @@ def demo(
 ) -> None:
     """Watch a tiny transformer learn sums from few labels and then teach itself the rest: about two minutes."""
     out = out or (Path("demo-out") if resume else _free_folder("demo-out"))
-    with watching(as_json, f"loopwise runs resume {out}") as (console, observer):
+    with watching(as_json, f"loopwise runs resume {out}") as (console, observer), joined_ranks():
         from loopwise.stages.demo import demo as run
 
         if not resume:
@@ -104,7 +106,7 @@ def close(console: Console, result: Any, as_json: bool) -> None:
     console.print()
     console.print(f"  {summary['wall_seconds']:.0f} seconds. Report: {result.out / 'report.html'}", soft_wrap=True)
     console.print(f"  Model (opens with AutoModelForCausalLM.from_pretrained): {result.model}", soft_wrap=True)
-    if as_json:
+    if as_json and launched().first:
         show_json(summary)
 
 
@@ -119,7 +121,10 @@ def _stage(
     as_json: bool,
 ) -> None:
     named, out = out, out or Path("runs") / recipe.stem
-    with watching(as_json, f"loopwise runs resume {out}") as (console, observer):
+    if dry_run and not launched().first:
+        return  # one process can try it for all
+    together = nullcontext() if dry_run else joined_ranks()
+    with watching(as_json, f"loopwise runs resume {out}") as (console, observer), together:
         from loopwise.config import COMMANDS, load_recipe
 
         if dry_run and resume:

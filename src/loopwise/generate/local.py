@@ -4,35 +4,53 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from loopwise.errors import ModelError
+from loopwise.generate.check import why_not_shared_prefix
+from loopwise.generate.padded import PaddedRows
+from loopwise.generate.prefix import SharedRows
+from loopwise.generate.prefix_cache import closed_up
 from loopwise.generate.sampling import choose
-from loopwise.models.logps import last_logits
+from loopwise.generate.twin import twin_of
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import decode, encode_fitting, special_id
 from loopwise.runtime import Runtime, uniforms
 from loopwise.types import Request, Sample, Sampling, Segment
 
 
-@dataclass
-class _Row:
-    """A completion while it grows."""
+class _Drawn:
+    """What was drawn so far: token ids, log-probabilities and entropies ``[S, max_tokens]``, ``counts`` of each row."""
 
-    tokens: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    finish_reason: str = "length"
-    text: str | None = None
+    def __init__(self, rows: int, max_tokens: int) -> None:
+        self.tokens = np.zeros((rows, max_tokens), dtype=np.int64)
+        self.logps = np.zeros((rows, max_tokens), dtype=np.float32)
+        self.entropies = np.zeros((rows, max_tokens), dtype=np.float32)
+        self.counts = np.zeros(rows, dtype=np.int64)
+        self.stopped: dict[int, str | None] = {}
+
+    def add(self, alive: np.ndarray, position: int, drawn: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
+        """One token more of the rows ``alive``, with its log-probability and entropy."""
+        tokens, logps, entropies = (tensor.cpu().numpy() for tensor in drawn)
+        self.tokens[alive, position] = tokens
+        self.logps[alive, position] = logps
+        self.entropies[alive, position] = entropies
+        self.counts[alive] = position + 1
+
+    def ids(self, row: int, last: int | None = None) -> list[int]:
+        """A row's token ids, or its ``last`` ones."""
+        count = int(self.counts[row])
+        ids: list[int] = self.tokens[row, 0 if last is None else max(0, count - last) : count].tolist()
+        return ids
 
 
 @dataclass(frozen=True)
 class LocalGenerator:
-    """Generates with transformers' own forward pass: each prompt is read once per group, finished rows leave.
+    """Generates with transformers' own forward pass: each prompt is read and, where the architecture allows it, kept
+    once per group; finished rows leave.
 
     ``on_token(request, token_ids)`` is told of every token as it is drawn, with all of its completion so far.
     """
@@ -52,8 +70,10 @@ class LocalGenerator:
         problems = list({request.group: request.problem for request in requests}.values())
         places = {group: place for place, group in enumerate(dict.fromkeys(request.group for request in requests))}
         prompts = encode_fitting(policy, problems, sampling.max_tokens, "generation")
-        rows = [_Row() for _ in requests]
-        steps = self._decode(policy, prompts, [places[request.group] for request in requests], requests, rows, sampling)
+        drawn = _Drawn(len(requests), sampling.max_tokens)
+        steps = self._decode(
+            policy, prompts, [places[request.group] for request in requests], requests, drawn, sampling
+        )
         going = True
         while going:
             # The modes are the thread's: they must not outlast the step, after which other tasks may have their turn.
@@ -61,96 +81,51 @@ class LocalGenerator:
                 going = next(steps, None) is not None
             # Where cancellation comes in: without it, Ctrl-C would wait for the end of the unit.
             await asyncio.sleep(0)
-        return _finish(policy, prompts, places, requests, rows)
+        return _finish(policy, prompts, places, requests, drawn)
 
     def _decode(
         self,
         policy: Policy,
         prompts: list[list[int]],
-        row_groups: list[int],
+        row_prompts: list[int],
         requests: Sequence[Request],
-        rows: list[_Row],
+        drawn: _Drawn,
         sampling: Sampling,
     ) -> Iterator[int]:
-        """Fill ``rows``; yields the position of each token after which some rows go on."""
-        assert policy.weights is not None
-        module, device = policy.weights.module, self.runtime.torch_device
-        cache, logits, mask, lengths = prefill(module, prompts, device)
-        select = torch.tensor(row_groups, device=device)
-        cache.batch_select_indices(select)
-        logits, lengths = logits[select], lengths[select]
-        mask = mask[select] if mask is not None else None
+        """Fill ``drawn``; yields the position of each token after which some rows go on."""
+        rows = self._open(policy, prompts, row_prompts, sampling.max_tokens)
         keys = np.array([request.key for request in requests], dtype=np.uint64)
-        alive = np.arange(len(rows))
+        alive = np.arange(len(requests))
         watch = _Watch(policy, sampling)
         for position in range(sampling.max_tokens):
-            draws = torch.from_numpy(uniforms(keys[alive], position))
-            tokens, logps, entropies = choose(logits, draws, sampling)
-            going = _append(rows, alive, tokens, logps, entropies, watch)
+            found = choose(rows.logits, torch.from_numpy(uniforms(keys[alive], position)), sampling)
+            drawn.add(alive, position, found)
+            going = watch.going(drawn, alive)
             if self.on_token is not None:
                 for row in alive.tolist():
-                    self.on_token(requests[row], rows[row].tokens)
+                    self.on_token(requests[row], drawn.ids(row))
             if position + 1 == sampling.max_tokens or not going.any():
                 return
+            tokens = found[0]
             if not going.all():
-                chosen = torch.from_numpy(np.flatnonzero(going)).to(device)
-                cache.batch_select_indices(chosen)
-                tokens, lengths, alive = tokens[chosen], lengths[chosen], alive[going]
-                mask = mask[chosen] if mask is not None else None
-            if mask is not None:
-                mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            logits = advance(module, cache, tokens, mask, lengths + position)
+                kept = closed_up(going)
+                rows.keep(kept)
+                tokens, alive = tokens[torch.from_numpy(kept).to(tokens.device)], alive[kept]
+            rows.read(tokens)
             yield position
 
-
-def prefill(
-    module: Any, prompts: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Any, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """Read each prompt once: the cache, next-token logits ``[P, V]``, attention mask ``[P, T]`` and lengths ``[P]``.
-
-    Shorter prompts are padded on the left; the mask is ``None`` when all have one length.
-    """
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    width = int(lengths.max())
-    input_ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    mask: torch.Tensor | None = None
-    positions = torch.arange(width, device=device)[None].expand(len(prompts), -1)
-    if int(lengths.min()) < width:
-        mask = (positions >= (width - lengths)[:, None]).long()
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = _new_cache(module)
-    output = module(
-        input_ids=input_ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        **last_logits(module, 1),
-    )
-    return cache, output.logits[:, -1], mask, lengths
-
-
-def _new_cache(module: Any) -> Any:
-    """The module's own kind of memory where it makes one, as our LSTM does, and keys and values elsewhere."""
-    if hasattr(module, "make_cache"):
-        return module.make_cache()
-    from transformers import DynamicCache
-
-    return DynamicCache(config=module.config)
-
-
-def advance(
-    module: Any, cache: Any, tokens: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor
-) -> torch.Tensor:
-    """Read one more token of each row: next-token logits ``[S, V]`` of tokens ``[S]`` at positions ``[S]``."""
-    output = module(
-        input_ids=tokens[:, None],
-        attention_mask=mask,
-        position_ids=positions[:, None],
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return output.logits[:, -1]  # type: ignore[no-any-return]
+    def _open(
+        self, policy: Policy, prompts: list[list[int]], row_prompts: list[int], max_tokens: int
+    ) -> PaddedRows | SharedRows:
+        """The rows with their prompts read, in the fastest way that the module allows."""
+        assert policy.weights is not None
+        module, device = policy.weights.module, self.runtime.torch_device
+        shares = why_not_shared_prefix(module) is None
+        if torch.is_autocast_enabled(device.type):
+            module = twin_of(module, linear=torch.get_autocast_dtype(device.type))
+        if shares:
+            return SharedRows(module, prompts, row_prompts, max_tokens, device)
+        return PaddedRows(module, prompts, row_prompts, device)
 
 
 class _Watch:
@@ -162,46 +137,37 @@ class _Watch:
     def __init__(self, policy: Policy, sampling: Sampling) -> None:
         self.policy = policy
         special = {stop: special_id(policy, stop) for stop in sampling.stop}
-        self.ends = {*policy.end_ids, *(end for end in special.values() if end is not None)}
+        self.ends = [*policy.end_ids, *(end for end in special.values() if end is not None)]
         self.stop = [stop for stop, end in special.items() if end is None]
 
-    def finished(self, row: _Row) -> bool:
-        if row.tokens[-1] in self.ends:
-            row.finish_reason = "stop"
-            return True
-        if not self.stop:
-            return False
+    def going(self, drawn: _Drawn, alive: np.ndarray) -> np.ndarray:
+        """Which of the rows ``alive`` go on after their last token: bool ``[S]``."""
+        going = ~np.isin(drawn.tokens[alive, drawn.counts[alive] - 1], self.ends)
+        for row in alive[~going].tolist():
+            drawn.stopped[row] = None
+        if self.stop and going.any():
+            places = np.flatnonzero(going)
+            for place, text in zip(places.tolist(), self._cut(drawn, alive[places].tolist()), strict=True):
+                if text is not None:
+                    drawn.stopped[int(alive[place])] = text
+                    going[place] = False
+        return going
+
+    def _cut(self, drawn: _Drawn, rows: Sequence[int]) -> list[str | None]:
+        """The text of each row before its first stop string; None where it has none."""
         # A token holds at least one byte, so the stop string lies within its own length in bytes, plus the last token.
         reach = max(len(stop.encode()) for stop in self.stop) + 8
-        tail = decode(self.policy, [row.tokens[-reach:]])[0]
-        if not any(stop in tail for stop in self.stop):
-            return False
-        text = decode(self.policy, [row.tokens])[0]
+        tails = decode(self.policy, [drawn.ids(row, reach) for row in rows])
+        return [
+            self._before_stop(drawn.ids(row)) if any(stop in tail for stop in self.stop) else None
+            for row, tail in zip(rows, tails, strict=True)
+        ]
+
+    def _before_stop(self, token_ids: list[int]) -> str | None:
+        text = decode(self.policy, [token_ids])[0]
         cuts = [text.find(stop) for stop in self.stop if stop in text]
-        if not cuts:  # a tokenizer that writes its first token differently, as WordPiece does
-            return False
-        row.finish_reason, row.text = "stop", text[: min(cuts)]
-        return True
-
-
-def _append(
-    rows: list[_Row],
-    alive: np.ndarray,
-    tokens: torch.Tensor,
-    logps: torch.Tensor,
-    entropies: torch.Tensor,
-    watch: _Watch,
-) -> np.ndarray:
-    """Add one token to each living row; bool ``[S]``: which go on."""
-    going = np.ones(len(alive), dtype=bool)
-    steps = zip(alive.tolist(), tokens.tolist(), logps.tolist(), entropies.tolist(), strict=True)
-    for place, (row_number, token, logp, entropy) in enumerate(steps):
-        row = rows[row_number]
-        row.tokens.append(token)
-        row.logps.append(logp)
-        row.entropies.append(entropy)
-        going[place] = not watch.finished(row)
-    return going
+        # None in the whole text: a tokenizer that writes its first token differently, as WordPiece does.
+        return text[: min(cuts)] if cuts else None
 
 
 def _finish(
@@ -209,12 +175,14 @@ def _finish(
     prompts: list[list[int]],
     places: dict[int, int],
     requests: Sequence[Request],
-    rows: list[_Row],
+    drawn: _Drawn,
 ) -> list[Sample]:
-    texts = decode(policy, [row.tokens for row in rows])
+    ids = [drawn.ids(row) for row in range(len(requests))]
+    texts = decode(policy, ids)
     samples = []
-    for request, row, text in zip(requests, rows, texts, strict=True):
-        count = len(row.tokens)
+    for row, (request, token_ids, text) in enumerate(zip(requests, ids, texts, strict=True)):
+        count = len(token_ids)
+        cut = drawn.stopped.get(row)
         samples.append(
             Sample(
                 id=request.sample_id,
@@ -222,14 +190,14 @@ def _finish(
                 group=request.group,
                 index=request.index,
                 policy_id=policy.id,
-                text=text if row.text is None else row.text,
-                finish_reason=row.finish_reason,
+                text=text if cut is None else cut,
+                finish_reason="stop" if row in drawn.stopped else "length",
                 prompt_ids=tuple(prompts[places[request.group]]),
-                token_ids=tuple(row.tokens),
+                token_ids=tuple(token_ids),
                 loss_mask=(1,) * count,
-                logps=tuple(row.logps),
+                logps=tuple(drawn.logps[row, :count].tolist()),
                 segments=(Segment("model", 0, count),),
-                stats={"entropy": sum(row.entropies) / count},
+                stats={"entropy": sum(drawn.entropies[row, :count].tolist()) / count},
             )
         )
     return samples

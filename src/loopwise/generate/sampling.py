@@ -6,6 +6,9 @@ import torch
 
 from loopwise.types import Sampling
 
+AT_ONCE = 2**18
+"""Logits that a processor works on at a time, so that what is made of them stays in its cache."""
+
 
 def choose(
     logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling
@@ -16,6 +19,18 @@ def choose(
     ``softmax(logits / temperature)`` before top-k and top-p (of ``softmax(logits)`` when greedy). The token is the
     inverse of the cumulative distribution at the uniform, in float64, so it is a pure function of its arguments.
     """
+    count, size = logits.shape
+    rows = max(1, AT_ONCE // size)
+    if count <= rows or logits.device.type != "cpu":
+        return _choose(logits, uniforms, sampling)
+    parts = zip(torch.split(logits, rows), torch.split(uniforms, rows), strict=True)
+    tokens, logps, entropies = zip(*(_choose(*part, sampling) for part in parts), strict=True)
+    return torch.cat(tokens), torch.cat(logps), torch.cat(entropies)
+
+
+def _choose(
+    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     scaled = logits.float()
     if sampling.temperature not in (0.0, 1.0):
         scaled = scaled / sampling.temperature
@@ -30,8 +45,10 @@ def choose(
         targets = uniforms.to(cumulative.device)[:, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, targets, right=True)[:, 0]
         # A uniform next to 1 may round onto the total: step back to the last token that has any probability.
-        last = kept.shape[-1] - 1 - (kept.flip(-1) > 0).int().argmax(-1)
-        tokens = torch.minimum(tokens, last)
+        beyond = tokens == kept.shape[-1]
+        if bool(beyond.any()):
+            last = kept.shape[-1] - 1 - (kept.flip(-1) > 0).int().argmax(-1)
+            tokens = torch.where(beyond, last, tokens)
     return tokens, logps.gather(-1, tokens[:, None])[:, 0], entropies
 
 

@@ -13,10 +13,12 @@ from rich.text import Text
 from loopwise.config import COMMANDS, parse_recipe
 from loopwise.errors import ConfigError, ResumeError
 from loopwise.observer import Observer
+from loopwise.ranks import current_ranks
 from loopwise.report.numbers import figure, finite, fixed
 from loopwise.results import Result
 from loopwise.runs.journal import Journal
 from loopwise.runs.lock import is_locked
+from loopwise.runs.rows import RunRow
 from loopwise.stages.commands import run_command
 from loopwise.stages.demo import RUN_ID as DEMO
 from loopwise.stages.demo import demo
@@ -58,16 +60,20 @@ def show_run(out: Path) -> dict[str, Any]:
 
 def resume_run(out: Path, observer: Observer) -> Result:
     """Go on with the run in a folder, with the configuration its journal holds."""
-    with closing(open_run(out, read_only=False)) as journal:
-        runs = journal.runs()
-    if not runs:
-        raise ResumeError(f"{out}: its run was stopped before it began. Remove the folder and start it again.")
-    # The oldest is what the folder was made for; a demo's stages and a loop's controls come after it.
-    run = runs[0]
+    run = current_ranks().lead(lambda: _first_run(out))
     if run.kind == DEMO:
         return demo(out, **run.config, resume=True, observer=observer)
     kind: Any = COMMANDS[run.kind]
     return run_command(run.kind, parse_recipe(kind, run.config, str(out)), out, resume=True, observer=observer)
+
+
+def _first_run(out: Path) -> RunRow:
+    """What the folder was made for: the oldest run in it. A demo's stages and a loop's controls come after it."""
+    with closing(open_run(out, read_only=False)) as journal:
+        runs = journal.runs()
+    if not runs:
+        raise ResumeError(f"{out}: its run was stopped before it began. Remove the folder and start it again.")
+    return runs[0]
 
 
 def open_run(out: Path, *, read_only: bool = True) -> Journal:

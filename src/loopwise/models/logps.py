@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +12,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from loopwise.errors import DataError
+from loopwise.models.heads import logits_of, states_before_output
+from loopwise.models.trees import Layout, forward_arguments, lay_out
+
 LOGITS_AT_ONCE = 2**24
-"""Logits of packed text whose log-softmax is in memory at a time: 64 MiB of fp32."""
+"""Logits in memory at a time: 64 MiB of fp32. More are computed in parts, and again for the gradient."""
 
 
 @dataclass(frozen=True)
@@ -35,44 +37,81 @@ class TokenRow:
         return len(self.prompt_ids) + len(self.token_ids)
 
 
+@dataclass(frozen=True)
+class TokenScores:
+    """What a model says of the following tokens of S rows; C is the longest completion, shorter rows are padded with 0.
+
+    ``logps`` and ``mask`` fp32 ``[S, C]``: log-probabilities and the loss mask; where that is 0, so is every score.
+    ``entropies`` fp32 ``[S, C]``: of the distribution each token was drawn from, in nats. ``states`` ``[S, C, H]``: the
+    last hidden state that predicts each token. Both are None where they were not asked for.
+    """
+
+    logps: torch.Tensor
+    mask: torch.Tensor
+    entropies: torch.Tensor | None = None
+    states: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class States:
+    """Hidden states ``[S, C, H]`` that predict the following tokens of S rows, and their loss mask fp32 ``[S, C]``.
+
+    ``logits_of(model, values[mask > 0][start:stop])`` are the logits of some of them. Where the mask is 0, so are they.
+    """
+
+    values: torch.Tensor
+    mask: torch.Tensor
+
+
 def token_logps(
     model: nn.Module, rows: Sequence[TokenRow], temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """fp32 log-probabilities ``[S, C]`` of each row's following tokens, and their loss mask fp32 ``[S, C]``.
 
-    C is the longest completion; shorter rows are padded with 0 in both. Rows are padded on the right, which causal
-    attention cannot see, so no attention mask is needed. Only the positions that predict completions reach the
-    output layer. ``log_softmax(logits / temperature)`` is taken in fp32, untruncated.
+    ``score_tokens`` without the rest.
     """
-    device = next(model.parameters()).device
-    prompt_lengths = np.array([len(row.prompt_ids) for row in rows])
-    # Nothing is predicted from a row's last token, so it is not read.
-    length = max(row.total_tokens for row in rows) - 1
-    width = max(len(row.token_ids) for row in rows)
-    read = np.zeros((len(rows), length), dtype=np.int64)
-    predicted = np.zeros((len(rows), width), dtype=np.int64)
-    counted = np.zeros((len(rows), width), dtype=np.float32)
-    for place, row in enumerate(rows):
-        ids = (*row.prompt_ids, *row.token_ids)
-        read[place, : len(ids) - 1] = ids[:-1]
-        predicted[place, : len(row.token_ids)] = row.token_ids
-        counted[place, : len(row.token_ids)] = 1.0 if row.loss_mask is None else row.loss_mask
-    input_ids, targets, mask = (torch.from_numpy(array).to(device) for array in (read, predicted, counted))
-    # The position before a completion's first token predicts it: keep everything from the shortest prompt's end.
-    kept = length - int(prompt_lengths.min()) + 1
-    logits = model(input_ids=input_ids, use_cache=False, **last_logits(model, kept)).logits
-    offset = length - logits.shape[1]
-    starts = prompt_lengths - 1 - offset
-    if starts.min() == starts.max():
-        chosen = logits[:, starts[0] : starts[0] + width]
+    scores = score_tokens(model, rows, temperature)
+    return scores.logps, scores.mask
+
+
+def score_tokens(
+    model: nn.Module,
+    rows: Sequence[TokenRow],
+    temperature: float = 1.0,
+    *,
+    entropies: bool = False,
+    states: bool = False,
+) -> TokenScores:
+    """Log-probabilities (and, if asked for, entropies and hidden states) of the following tokens of S rows.
+
+    Rows in any order; those of one prompt read it once where the model allows it (``why_not_shared``), otherwise all
+    are padded. Only positions that predict a counted token reach the output layer. ``log_softmax(logits /
+    temperature)`` is taken in fp32, untruncated, of at most ``LOGITS_AT_ONCE`` logits at a time. Everything passes
+    gradients on. Raises DataError for a row without a prompt and, if ``states`` are asked for, ModelError for a model
+    that hides its output layer.
+    """
+    mask, layout = _prepare(model, rows)
+    many = len(layout.targets) * _vocabulary(model) > LOGITS_AT_ONCE
+    hidden = states_before_output(model, layout, required=states) if states or many else None
+    if hidden is None:
+        found = _score(layout.logits(model), layout.targets, temperature, entropies)
     else:
-        positions = np.minimum(starts[:, None] + np.arange(width), logits.shape[1] - 1)
-        chosen = logits[torch.arange(len(rows), device=device)[:, None], torch.from_numpy(positions).to(device)]
-    chosen = chosen.float()
-    if temperature != 1.0:
-        chosen = chosen / temperature
-    logps = -F.cross_entropy(chosen.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-    return logps * (mask != 0), mask
+        found = _score_in_parts(model, hidden, layout.targets, temperature, entropies)
+    spread = [_spread(values, layout, mask) for values in found]
+    held = _spread(hidden, layout, mask) if states and hidden is not None else None
+    return TokenScores(spread[0], mask, spread[1] if entropies else None, held)
+
+
+def read_states(model: nn.Module, rows: Sequence[TokenRow]) -> States:
+    """The hidden states that predict the following tokens of S rows, before the output layer.
+
+    For losses over whole distributions, whose logits ``logits_of`` gives a few at a time. Raises DataError for a row
+    without a prompt and ModelError for a model that hides its output layer.
+    """
+    mask, layout = _prepare(model, rows)
+    hidden = states_before_output(model, layout, required=True)
+    assert hidden is not None
+    return States(_spread(hidden, layout, mask), mask)
 
 
 def window_logps(model: nn.Module, windows: Any) -> torch.Tensor:
@@ -97,15 +136,65 @@ def window_logps(model: nn.Module, windows: Any) -> torch.Tensor:
     return torch.cat(parts).view_as(targets)
 
 
+def last_logits(model: nn.Module, count: int) -> dict[str, int]:
+    """The argument that makes a model compute logits of its last ``count`` positions only; none where it cannot."""
+    return {"logits_to_keep": count} if "logits_to_keep" in forward_arguments(model) else {}
+
+
+def _prepare(model: nn.Module, rows: Sequence[TokenRow]) -> tuple[torch.Tensor, Layout]:
+    """The loss mask fp32 ``[S, C]``, and how the rows are read to predict what counts."""
+    counted = np.zeros((len(rows), max(len(row.token_ids) for row in rows)), dtype=np.float32)
+    for place, row in enumerate(rows):
+        if not len(row.prompt_ids):
+            raise DataError(
+                f"row {place} has no prompt, and its first token nothing to be predicted from. "
+                "Begin it with the tokenizer's beginning-of-text or end-of-text token."
+            )
+        counted[place, : len(row.token_ids)] = 1.0 if row.loss_mask is None else row.loss_mask
+    layout = lay_out(model, rows, counted != 0)
+    return torch.from_numpy(counted).to(layout.targets.device), layout
+
+
+def _score(
+    logits: torch.Tensor, targets: torch.Tensor, temperature: float, entropies: bool
+) -> tuple[torch.Tensor, ...]:
+    """Log-probabilities ``[n]`` of targets ``[n]`` under logits ``[n, V]``, and entropies ``[n]`` if asked for."""
+    logits = logits.float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    if not entropies:
+        return (_target_logps(logits, targets),)
+    logps = logits.log_softmax(-1)
+    return logps.gather(-1, targets[:, None])[:, 0], -(logps.exp() * logps).sum(-1)
+
+
+def _score_in_parts(
+    model: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, temperature: float, entropies: bool
+) -> tuple[torch.Tensor, ...]:
+    """The same from hidden states ``[N, H]``; no more than a part's logits exist at a time."""
+    rows = max(1, LOGITS_AT_ONCE // _vocabulary(model))
+
+    def score(hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return _score(logits_of(model, hidden), targets, temperature, entropies)
+
+    if len(targets) <= rows:
+        return score(hidden, targets)
+    parts = [
+        checkpoint(score, *part, use_reentrant=False, preserve_rng_state=False)
+        for part in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+    ]
+    return tuple(torch.cat(values) for values in zip(*parts, strict=True))
+
+
 def _target_logps(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return -F.cross_entropy(logits.float(), targets, reduction="none")
 
 
-def last_logits(model: nn.Module, count: int) -> dict[str, int]:
-    """The argument that makes a model compute logits of its last ``count`` positions only; none where it cannot."""
-    return {"logits_to_keep": count} if "logits_to_keep" in _arguments(type(model).forward) else {}
+def _spread(values: torch.Tensor, layout: Layout, mask: torch.Tensor) -> torch.Tensor:
+    """Values ``[N, ...]`` of the counted tokens at their places in ``[S, C, ...]``, 0 elsewhere."""
+    rest = values.shape[1:]
+    return values.new_zeros((mask.numel(), *rest)).index_copy(0, layout.slots, values).view(*mask.shape, *rest)
 
 
-@functools.cache
-def _arguments(function: Any) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
+def _vocabulary(model: Any) -> int:
+    return int(model.config.get_text_config().vocab_size)

@@ -5,8 +5,10 @@ The module stays the plain transformers class; peft puts its layers inside.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,35 @@ def merged(policy: Policy) -> Policy:
     for layer in _adapted(module).values():
         layer.merge(safe_merge=True)
     return replace(policy, weights=Weights.of(_unwrapped(module)))
+
+
+@contextlib.contextmanager
+def adapters_off(module: nn.Module) -> Iterator[None]:
+    """The module as it is below its adapters, in evaluation mode; afterwards all is as it was before.
+
+    Raises ConfigError for a module without adapters.
+    """
+    if not has_adapters(module):
+        raise ConfigError(
+            "reference: adapters_off compares with the weights below the adapters, and this model has none. Set "
+            "model.lora, or reference: base."
+        )
+    modes = [(part, part.training) for part in module.modules()]
+    trained = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    layers = [layer for layer in _adapted(module).values() if not layer.disable_adapters]
+    module.eval()
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        # Switching adapters off and on, peft decides anew what is trained.
+        for parameter, wanted in trained:
+            parameter.requires_grad_(wanted)
+        for part, mode in modes:
+            part.training = mode
 
 
 def save_adapters(module: Any, folder: Path) -> None:

@@ -94,15 +94,21 @@ class Weights:
 
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """Weights, tokenizer and prompt state. A remote or text-only policy has neither weights nor tokenizer."""
+    """Weights, tokenizer and prompt state. A remote or text-only policy has neither weights nor tokenizer.
+
+    ``name`` stands for the content's hash where that would take too long (``live``).
+    """
 
     weights: Weights | None = None
     tokenizer: Any = None
     prompt_state: PromptState = PromptState()
+    name: str | None = None
 
     @cached_property
     def id(self) -> str:
         """16 hex digits that name this exact content."""
+        if self.name is not None:
+            return self.name
         state = self.prompt_state
         parts = [
             self.weights.id if self.weights else "",
@@ -113,7 +119,19 @@ class Policy:
 
     def with_module(self, module: nn.Module) -> Policy:
         """The same policy with a snapshot of other weights."""
-        return replace(self, weights=Weights.of(module))
+        return replace(self, weights=Weights.of(module), name=None)
+
+    def shares_tokenizer(self, other: Policy) -> bool:
+        """Whether token ids mean the same to both."""
+        return _tokenizer_hash(self.tokenizer) == _tokenizer_hash(other.tokenizer)
+
+    def live(self, module: nn.Module, moment: str) -> Policy:
+        """The same policy with ``module`` itself, not a copy: for the moment only, before it is trained further.
+
+        Its id follows from this policy's and the moment's name, since hashing large weights at every step takes long.
+        """
+        name = hashlib.sha256(f"{self.id}\n{moment}".encode()).hexdigest()[:16]
+        return replace(self, weights=Weights(module), name=name)
 
     def trainable_module(self) -> nn.Module:
         """A copy of the weights to train. Raises ModelError for a policy without any."""

@@ -54,6 +54,8 @@ def small_figure(series: Series) -> str:
     """One of the small multiples."""
     figure, axes = _start(SMALL, (42, 4, 24, 8))
     lone = len(series.rounds) == 1
+    for mark in series.marks:
+        axes.axvline(mark, color=_COLOURS["muted"], linewidth=1, alpha=0.4, zorder=0)
     for place, (_, values) in enumerate(series.lines):
         axes.plot(
             series.rounds,
@@ -125,7 +127,7 @@ def _limit(axes: Any, values: Sequence[float], share: bool) -> None:
     room = 0.07 * (high - low) or 0.07 * abs(high) or 0.05
     bottom = low if low == 0 else low - room
     if share:
-        axes.set_ylim(max(bottom, 0.0) - (0.02 if bottom <= 0 else 0), min(high + room, 1.03))
+        axes.set_ylim(max(bottom, 0.0) - (min(0.02, room) if bottom <= 0 else 0), min(high + room, 1.03))
     else:
         axes.set_ylim(bottom - (room if low == 0 else 0), high + room)
 

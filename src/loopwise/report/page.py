@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -11,13 +12,14 @@ from markupsafe import Markup
 from loopwise.report.content import Content
 from loopwise.report.figures import NARROW, WIDE, progress_figure, small_figure
 from loopwise.report.pretraining import TextContent
+from loopwise.report.series import Series
 
 
 def render(content: Content) -> str:
     """The report on tuning or on the loop as one HTML page."""
     share = content.outcome.measure.kind == "share"
     pictures = [progress_figure(content.curves, share=share, size=size) for size in (WIDE, NARROW) if content.curves]
-    return _page("report.html.j2", content, pictures)
+    return _page("report.html.j2", content, pictures, by_step=_drawn(content.steps))
 
 
 def render_text(content: TextContent) -> str:
@@ -27,7 +29,7 @@ def render_text(content: TextContent) -> str:
     return _page("pretrain.html.j2", content, pictures)
 
 
-def _page(template: str, content: Any, pictures: list[str]) -> str:
+def _page(template: str, content: Any, pictures: list[str], **more: Any) -> str:
     loader = PackageLoader("loopwise", "report")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
@@ -36,5 +38,10 @@ def _page(template: str, content: Any, pictures: list[str]) -> str:
         content=content,
         style=Markup((resources.files("loopwise.report") / "style.css").read_text(encoding="utf-8")),
         progress=[Markup(picture) for picture in pictures],
-        multiples=[(series, Markup(small_figure(series))) for series in content.series],
+        multiples=_drawn(content.series),
+        **more,
     )
+
+
+def _drawn(charts: Sequence[Series]) -> list[tuple[Series, Markup]]:
+    return [(series, Markup(small_figure(series))) for series in charts]

@@ -88,16 +88,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class TrainingRound:
-    """Some of the samples a round learned from, and some that it rejected."""
+    """Some of the samples a round learned from: what it took for good, and beside it what it took for worse."""
 
     round: int
-    kept: tuple[Shown, ...]
-    rejected: tuple[Shown, ...]
+    better: tuple[Shown, ...]
+    worse: tuple[Shown, ...]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One problem of a round with all of its samples."""
+    """One problem of a round with all of its samples. ``differ``: their rewards are not all alike."""
 
     round: int
     prompt: tuple[Message, ...]
@@ -105,6 +105,7 @@ class Example:
     count: int
     passed: int
     kept: int
+    differ: bool
 
 
 def spread(rounds: Sequence[int], most: int) -> list[int]:
@@ -131,10 +132,15 @@ def watched(journal: Journal, run_id: str, rounds: Sequence[int], threshold: flo
     return tuple(Watched(messages(prompts[id]), tuple(rows)) for id, rows in answers.items())
 
 
-def training(journal: Journal, run_id: str, rounds: Sequence[int], threshold: float) -> tuple[TrainingRound, ...]:
-    """Up to four kept and four rejected samples, each of another problem, of at most four of ``rounds``."""
-    found = (_training_round(journal, run_id, number, threshold) for number in spread(rounds, 4))
-    return tuple(entry for entry in found if entry.kept or entry.rejected)
+def training(
+    journal: Journal, run_id: str, rounds: Sequence[int], threshold: float, telling: str = "kept"
+) -> tuple[TrainingRound, ...]:
+    """Up to four samples and four others beside them, each of another problem, of at most four of ``rounds``.
+
+    ``telling``: ``kept`` and rejected ones, as ``contrast`` the best and the worst of a problem, or any of its ``own``.
+    """
+    found = (_training_round(journal, run_id, number, threshold, telling) for number in spread(rounds, 4))
+    return tuple(entry for entry in found if entry.better or entry.worse)
 
 
 def example(journal: Journal, run_id: str, rounds: Sequence[int], threshold: float) -> Example | None:
@@ -184,22 +190,55 @@ def _by_problem(rows: Sequence[SampleRow]) -> dict[str, list[SampleRow]]:
     return groups
 
 
-def _training_round(journal: Journal, run_id: str, number: int, threshold: float, most: int = 4) -> TrainingRound:
-    kept: dict[str, SampleRow] = {}
-    rejected: dict[str, SampleRow] = {}
+def _training_round(
+    journal: Journal, run_id: str, number: int, threshold: float, telling: str, most: int = 4
+) -> TrainingRound:
+    better: dict[str, SampleRow] = {}
+    worse: dict[str, SampleRow] = {}
     for rows in _pages(journal, run_id, number):
-        for row in rows:
-            if row.kept:
-                kept.setdefault(row.sample.problem_id, row)
-            elif not _passed(row, threshold):
-                rejected.setdefault(row.sample.problem_id, row)
-        if len(kept) >= most and len(rejected) >= most:
+        if telling == "kept":
+            _kept(rows, threshold, better, worse)
+        else:
+            _compared(rows, better, worse if telling == "contrast" else None)
+        if len(better) >= most and (len(worse) >= most or telling == "own"):
             break
 
     def shown(rows: Mapping[str, SampleRow]) -> tuple[Shown, ...]:
-        return tuple(Shown(messages(row.prompt), _answer(row, threshold)) for row in list(rows.values())[:most])
+        answers = (_answer(row, threshold) for row in rows.values())
+        if telling != "kept":
+            # All that was drawn is learned from, each in its way.
+            answers = (replace(answer, status="") for answer in answers)
+        return tuple(Shown(messages(row.prompt), answer) for row, answer in zip(rows.values(), answers, strict=True))[
+            :most
+        ]
 
-    return TrainingRound(number, shown(kept), shown(rejected))
+    return TrainingRound(number, shown(better), shown(worse))
+
+
+def _kept(
+    rows: Sequence[SampleRow], threshold: float, better: dict[str, SampleRow], worse: dict[str, SampleRow]
+) -> None:
+    for row in rows:
+        if row.kept:
+            better.setdefault(row.sample.problem_id, row)
+        elif not _passed(row, threshold):
+            worse.setdefault(row.sample.problem_id, row)
+
+
+def _compared(rows: Sequence[SampleRow], better: dict[str, SampleRow], worse: dict[str, SampleRow] | None) -> None:
+    """The best of each problem, and the worst where that is asked for: then only of problems on which they differ."""
+    for problem, members in _by_problem(rows).items():
+        judged = [row for row in members if row.total is not None]
+        if worse is None:
+            better.setdefault(problem, members[0])
+        elif _differ(judged):
+            better.setdefault(problem, max(judged, key=lambda row: row.total or 0.0))
+            worse.setdefault(problem, min(judged, key=lambda row: row.total or 0.0))
+
+
+def _differ(rows: Sequence[SampleRow]) -> bool:
+    totals = [row.total for row in rows if row.total is not None]
+    return len(totals) > 1 and max(totals) - min(totals) > _ROUNDING
 
 
 def _telling(rows: Sequence[SampleRow], threshold: float) -> tuple[bool, int]:
@@ -215,6 +254,7 @@ def _example(number: int, rows: Sequence[SampleRow], threshold: float) -> Exampl
         count=len(rows),
         passed=sum(_passed(row, threshold) is True for row in rows),
         kept=sum(row.kept for row in rows),
+        differ=_differ(rows),
     )
 
 

@@ -11,18 +11,22 @@ import numpy as np
 from loopwise.report import numbers
 from loopwise.runs.rows import StepRow
 
-_POINTS = 100
+_POINTS, _MOST_MARKS = 100, 30
 
 
 @dataclass(frozen=True)
 class Series:
-    """A small chart: lines of ``(label, values)`` over ``rounds`` (or optimizer steps), NaN where there is none."""
+    """A small chart: lines of ``(label, values)`` over ``rounds`` (or steps), NaN where there is none.
+
+    ``marks`` are steps that ended a round.
+    """
 
     title: str
     hint: str
     rounds: tuple[int, ...]
     lines: tuple[tuple[str, tuple[float, ...]], ...]
     share: bool = False
+    marks: tuple[int, ...] = ()
 
     @property
     def counts(self) -> bool:
@@ -37,6 +41,15 @@ class Series:
         return " → ".join(write(value) for value in (values[:1] + values[1:][-1:]))
 
 
+class StepChart(NamedTuple):
+    """A chart to be, over the steps: the names its lines have in their metrics."""
+
+    title: str
+    hint: str
+    names: tuple[str, ...]
+    share: bool = False
+
+
 class _Chart(NamedTuple):
     """A chart to be: the names its lines have in the rounds' summaries. ``telling``: left out where all is zero."""
 
@@ -47,11 +60,16 @@ class _Chart(NamedTuple):
     telling: bool = False
 
 
-def series(rounds: Sequence[tuple[int, Mapping[str, Any]]], parts: Sequence[str]) -> tuple[Series, ...]:
-    """The charts of a run's ``(round, summary)`` pairs; one without any figure is left out."""
+def series(
+    rounds: Sequence[tuple[int, Mapping[str, Any]]], parts: Sequence[str], *, imitates: bool = True
+) -> tuple[Series, ...]:
+    """The charts of a run's ``(round, summary)`` pairs; one without any figure is left out.
+
+    ``imitates``: what it keeps of its samples is learned like labelled rows.
+    """
     k = max((int(summary.get("k") or 0) for _, summary in rounds), default=0)
     drawn = []
-    for chart in _charts(parts, k):
+    for chart in _charts(parts, k, imitates):
         lines = tuple((name, tuple(numbers.finite(summary.get(name)) for _, summary in rounds)) for name in chart.names)
         known = [value for _, values in lines for value in values if numbers.known(value)]
         if known and (any(known) or not chart.telling):
@@ -59,23 +77,71 @@ def series(rounds: Sequence[tuple[int, Mapping[str, Any]]], parts: Sequence[str]
     return tuple(drawn)
 
 
-def step_series(steps: Sequence[StepRow]) -> tuple[Series, ...]:
-    """The charts of a run's optimizer steps, at most 100 points each; one without any figure is left out."""
+READING = (
+    StepChart("Training loss", "Nats a token.", ("loss",)),
+    StepChart("Learning rate", "AdamW’s.", ("learning_rate",)),
+    StepChart("Gradient norm", "Before clipping.", ("grad_norm",)),
+)
+"""Step by step, what there is to see of learning text."""
+
+LEARNING = (
+    StepChart("Reward", "What the reward gave the answers a step drew.", ("reward",)),
+    StepChart(
+        "Tied problems",
+        "Share of a step’s problems whose answers all scored alike: nothing is learned from them.",
+        ("frac_reward_zero_std",),
+        share=True,
+    ),
+    StepChart("Entropy", "How undecided it is, in nats a token. Near 0 it explores no more.", ("entropy",)),
+    StepChart("KL", "How far it went from the reference, in nats a token.", ("kl",)),
+    StepChart(
+        "Clip share",
+        "Tokens whose ratio was clipped above (solid) and below (dashed).",
+        ("clip_ratio/high_mean", "clip_ratio/low_mean"),
+        share=True,
+    ),
+    StepChart("Value error", "Of the value head, squared.", ("value_error",)),
+    StepChart(
+        "Margin", "How much more than the reference it prefers chosen to rejected answers.", ("rewards/margins",)
+    ),
+    StepChart(
+        "Pairs ranked right",
+        "Share of pairs of which it holds the chosen answer more than the reference does.",
+        ("rewards/accuracies",),
+        share=True,
+    ),
+    StepChart(
+        "Chosen and rejected",
+        "Log-probability of chosen (solid) and rejected (dashed) answers. Both falling: it forgets how to answer.",
+        ("logps/chosen", "logps/rejected"),
+    ),
+    StepChart("Loss", "What the optimizer lowers. By policy gradient it stays about 0, and says little.", ("loss",)),
+    StepChart("Learning rate", "AdamW’s.", ("learning_rate",)),
+    StepChart("Gradient norm", "Before clipping.", ("grad_norm",)),
+)
+"""Step by step, what there is to see of learning answers."""
+
+
+def step_series(steps: Sequence[StepRow], charts: Sequence[StepChart] = READING) -> tuple[Series, ...]:
+    """Charts of a run's steps, at most 100 points each; one without any figure is left out."""
     size = max(1, -(-len(steps) // _POINTS))
     each = "" if size == 1 else f" Each point is the mean of {size} steps."
     places = tuple(range(size, len(steps) + size, size))
-    charts = (
-        ("Training loss", f"Nats a token, over the optimizer steps.{each}", "loss"),
-        ("Learning rate", f"AdamW’s, over the optimizer steps.{each}", "learning_rate"),
-        ("Gradient norm", f"Before clipping, over the optimizer steps.{each}", "grad_norm"),
-    )
+    ends = tuple(place for place in range(1, len(steps)) if steps[place].round != steps[place - 1].round)
     drawn = []
-    for title, hint, name in charts:
-        values = np.array([numbers.finite(row.metrics.get(name)) for row in steps])
-        means = tuple(_mean(values[stop - size : stop]) for stop in places)
-        if any(map(numbers.known, means)):
-            drawn.append(Series(title, hint, tuple(min(stop, len(steps)) for stop in places), ((name, means),)))
+    for chart in charts:
+        lines = tuple((name, _means(steps, name, size)) for name in chart.names)
+        if any(numbers.known(value) for _, values in lines for value in values):
+            at = tuple(min(stop, len(steps)) for stop in places)
+            marks = ends if len(ends) < _MOST_MARKS else ()
+            drawn.append(Series(chart.title, f"{chart.hint}{each}", at, lines, chart.share, marks))
     return tuple(drawn)
+
+
+def _means(steps: Sequence[StepRow], name: str, size: int) -> tuple[float, ...]:
+    """The mean of every ``size`` steps, NaN where none has the figure."""
+    values = np.array([numbers.finite(row.metrics.get(name)) for row in steps])
+    return tuple(_mean(values[start : start + size]) for start in range(0, len(steps), size))
 
 
 def _mean(values: np.ndarray) -> float:
@@ -83,8 +149,12 @@ def _mean(values: np.ndarray) -> float:
     return float(finite.mean()) if finite.size else float("nan")
 
 
-def _charts(parts: Sequence[str], k: int) -> list[_Chart]:
+def _charts(parts: Sequence[str], k: int, imitates: bool) -> list[_Chart]:
     several = parts if len(parts) > 1 else ()
+    learned = (
+        _Chart("Learned from", "How many of its answers it learned from.", ("kept",), telling=True),
+        _Chart("Training loss", "Mean over the round's steps. Lower is a closer fit.", ("update/loss",)),
+    )
     return [
         _Chart("Reward", "What the reward gave this round's answers.", ("reward",)),
         *(_Chart(f"Reward: {part}", "One part of the reward.", (f"rewards/{part}/mean",)) for part in several),
@@ -103,9 +173,16 @@ def _charts(parts: Sequence[str], k: int) -> list[_Chart]:
         _Chart(
             "Cut off", "Answers that hit the token limit.", ("completions/clipped_ratio",), share=True, telling=True
         ),
+        _Chart(
+            "Tied problems",
+            "Share of the problems whose answers all scored alike: to compare them teaches nothing.",
+            ("frac_reward_zero_std",),
+            share=True,
+            telling=True,
+        ),
         _Chart("Entropy", "How undecided it is, in nats a token. Near 0 it explores no more.", ("entropy",)),
-        _Chart("Samples kept", "How many of its answers it learned from.", ("kept",), telling=True),
-        _Chart("Training loss", "Mean over the round's steps. Lower is a closer fit.", ("update/loss",)),
+        _Chart("Pairs", "How many pairs of a better and a worse answer there were.", ("update/pairs",)),
+        *(learned if imitates else ()),
     ]
 
 

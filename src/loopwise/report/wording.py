@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loopwise.evaluate.rules import RULES
-from loopwise.report import numbers
+from loopwise.report import lessons, numbers
 
 CONTROLS = {"control": "control-labelled", "control_unfiltered": "control-unfiltered", "control_gold": "control-gold"}
 """The journal's run behind each control stage."""
@@ -27,13 +27,6 @@ CONTROL_NAMES = {
     "control": "the same extra training on the labelled {noun} alone",
     "control_unfiltered": "the same training on its own unchecked answers",
     "control_gold": "training on the true answers, the ceiling,",
-}
-
-UPDATES = {
-    "verified": "It trained {steps} steps on the answers that passed, one copy of each{labelled}.",
-    "all": "It trained {steps} steps on all of its answers, passed or not{labelled}.",
-    "gold": "It trained {steps} steps on the true answers to these {noun}{labelled}.",
-    "none": "It trained {steps} steps on the labelled {noun} alone.",
 }
 
 NOUNS = {"addition": "sums", "sorting": "words"}
@@ -67,17 +60,27 @@ def reading(task: str, prompt: str) -> str | None:
     )
 
 
-def opening(kind: str, rounds: int, label_free: bool) -> str:
+def opening(kind: str, rounds: int, config: Mapping[str, Any]) -> str:
     """The first sentences for someone who has read nothing."""
+    name = lessons.method(config)
     if kind == "tune":
+        shown = "a better and a worse answer to each" if name in lessons.NAMES else "their answers"
         return (
-            f"A language model was fine-tuned: it was shown problems together with their answers, in "
+            f"A language model was fine-tuned: it was shown problems together with {shown}, in "
             f"{counted(rounds, 'round')}. After each it was measured on problems kept apart from training."
         )
-    eye = "Nothing that it learned from had seen a true answer." if label_free else ""
+    tried = f"in {counted(rounds, 'round')} it tried new problems"
+    if name == "spin":
+        return (
+            f"A language model played against itself: {tried}, and learned to tell the labelled answers from its own."
+        )
+    if name == "distill":
+        return f"A language model learned from a teacher: {tried}, and the teacher said what it would have answered."
+    eye = "Nothing that it learned from had seen a true answer." if config.get("label_free") else ""
+    source = "the good ones" if name not in lessons.NAMES else "the verdicts"
     return (
-        f"A language model practised on its own: in {counted(rounds, 'round')} it tried new problems, its answers were "
-        f"judged, and it learned from the good ones. Nobody wrote those answers for it. {eye}"
+        f"A language model practised on its own: {tried}, its answers were judged, and it learned from {source}. "
+        f"Nobody wrote those answers for it. {eye}"
     ).strip()
 
 
@@ -95,15 +98,16 @@ def steps(config: Mapping[str, Any], names: Sequence[str], task: str, accepted: 
         f"{kept}",
     )
     if "problems" not in config:
-        text = f"The model took {update.get('steps', 0)} optimizer steps a round on rows with known answers."
+        name = lessons.NAMES.get(lessons.method(config))
+        rows = f"pairs of a better and a worse answer ({name})" if name else "rows with known answers"
+        text = f"The model took {update.get('steps', 0)} optimizer steps a round on {rows}."
         return Step("Train", text), gate
     labelled = f", mixed with labelled {words}" if config.get("data", {}).get("labelled") else ""
-    learned = UPDATES.get(update.get("keep", ""), "It learned from them.")
     asked = f"The model answered {numbers.whole(config['problems'])} {words} a round, {config['samples']} times each."
     return (
         Step("Generate", asked),
         Step("Evaluate", f"A reward ({', '.join(names) or 'none'}) judged each answer."),
-        Step("Update", learned.format(steps=update.get("steps", 0), noun=words, labelled=labelled)),
+        Step("Update", lessons.learned(config, labelled, words)),
         gate,
     )
 

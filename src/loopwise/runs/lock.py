@@ -25,16 +25,23 @@ def run_lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise RunBusyError(
-                f"{folder}: process {holder} is writing this run. Wait until it is done or stop it, "
-                "or give this run another --out."
+                f"{folder}: process {holder(folder) or 'unknown'} is writing this run. Wait until it is done or stop "
+                "it, or give this run another --out."
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def holder(folder: Path) -> str:
+    """The process that took ``folder``'s lock last, by its number; empty where none can be seen to have done so."""
+    try:
+        return (folder / ".lock").read_text("ascii", "replace").strip()
+    except OSError:
+        return ""
 
 
 def is_locked(folder: Path) -> bool:

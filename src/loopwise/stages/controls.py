@@ -17,6 +17,7 @@ from typing import Any
 
 from loopwise.config import ImproveRecipe
 from loopwise.errors import ControlError, DiskFullError, LoopwiseError
+from loopwise.methods import OnlineConfig, RFTConfig
 from loopwise.observer import Observer
 
 KEEPS = {"labelled": "none", "unfiltered": "all", "gold": "gold"}
@@ -26,9 +27,30 @@ Figures = dict[str, dict[str, Any]]
 
 
 def control_recipe(recipe: ImproveRecipe, name: str) -> ImproveRecipe:
-    """The recipe of a control: what is kept of a round is nothing, everything, or the gold answers."""
-    changed = recipe.update.model_copy(update={"keep": KEEPS[name]})
+    """The recipe of a control: imitation of labelled rows alone, of every sample, or of the gold answers.
+
+    It takes as many optimizer steps on as many rows as the recipe's own update, with the same optimizer.
+    """
+    changed = _imitation(recipe).model_copy(update={"keep": KEEPS[name]})
     return recipe.model_copy(update={"update": changed, "controls": ()})
+
+
+def _imitation(recipe: ImproveRecipe) -> RFTConfig:
+    update = recipe.update
+    if isinstance(update, RFTConfig):
+        return update
+    shared: dict[str, Any] = {
+        "optimizer": update.optimizer,
+        "threshold": update.threshold,
+        "tokens_per_pass": update.tokens_per_pass,
+    }
+    if isinstance(update, OnlineConfig):
+        steps = recipe.steps(recipe.problems) * update.updates_per_rollout
+        rows = max(1, update.problems_per_step * recipe.samples // update.minibatches)
+        return RFTConfig(steps=steps, batch_size=rows, **shared)
+    rows_of = {name: getattr(update, name) for name in ("steps", "max_length", "too_long", "end_of_text")}
+    each = recipe.samples if update.method == "rrhf" else 2
+    return RFTConfig(batch_size=update.batch_size * each, **rows_of, **shared)
 
 
 def stage_name(name: str) -> str:

@@ -12,6 +12,7 @@ from loopwise.session import WATCH_SAMPLES, Parts
 from loopwise.stages.controls import KEEPS
 from loopwise.stages.memory import PeakMemory
 from loopwise.stages.probe import Steps, Timed, Training, find_rate, take_steps, time_samples
+from loopwise.stages.rehearsal import Rehearsal, rehearse
 from loopwise.starting import sampling_of
 from loopwise.update.rates import Sweep, rates
 
@@ -20,24 +21,29 @@ from loopwise.update.rates import Sweep, rates
 class Subject:
     """A prepared run, as it is measured: ``evaluations`` time each held-out split, ``sampling`` a round's samples.
 
-    ``swept`` is false where the batches to hand say nothing about the learning rate.
+    ``steps`` are those of a round. ``unswept`` says why no learning rate is looked for, where none is. ``passes`` are
+    the forward passes of a step on the longest rows, None where they are not known before.
     """
 
     parts: Parts
-    training: Training
+    training: Training | Rehearsal
+    steps: int
     evaluations: Mapping[str, Callable[[], Timed]]
     sampling: Callable[[], Timed] | None = None
-    swept: bool = True
+    unswept: str | None = None
+    passes: int | None = None
 
 
 @dataclass(frozen=True)
 class Costs:
     """What was measured. ``before`` and ``peak`` are bytes of memory: of the process, or of torch on a GPU.
 
-    ``load`` are the processes that wanted a core meanwhile, ours among them, for each core.
+    ``each_round`` is how many steps a round has, ``load`` the processes that wanted a core meanwhile, ours among them,
+    for each core. Without a ``sweep``, ``unswept`` may say why.
     """
 
     steps: Steps
+    each_round: int
     evaluations: Mapping[str, Timed]
     sampling: Timed | None
     watching: Timed | None
@@ -46,13 +52,15 @@ class Costs:
     exact: bool
     load: float
     sweep: Sweep | None
+    unswept: str | None = None
+    passes: int | None = None
 
 
 def measure(subject: Subject) -> Costs:
     """Take the steps, evaluate, sample; then sweep the learning rate, which is not part of a run's memory."""
     parts, training = subject.parts, subject.training
     memory = PeakMemory(parts.runtime)
-    steps, held = take_steps(training)
+    steps, held = rehearse(training) if isinstance(training, Rehearsal) else take_steps(training)
     evaluations = {split: evaluate() for split, evaluate in subject.evaluations.items()}
     sampling = subject.sampling() if subject.sampling else None
     watching = None
@@ -63,8 +71,23 @@ def measure(subject: Subject) -> Costs:
     peak = memory.read()
     del held
     load = os.getloadavg()[0] / len(os.sched_getaffinity(0))
-    sweep = find_rate(training, steps.seconds) if subject.swept else None
-    return Costs(steps, evaluations, sampling, watching, memory.before, peak, memory.exact, load, sweep)
+    sweep = None
+    if isinstance(training, Training) and subject.unswept is None:
+        sweep = find_rate(training, steps.seconds)
+    return Costs(
+        steps=steps,
+        each_round=subject.steps,
+        evaluations=evaluations,
+        sampling=sampling,
+        watching=watching,
+        before=memory.before,
+        peak=peak,
+        exact=memory.exact,
+        load=load,
+        sweep=sweep,
+        unswept=subject.unswept,
+        passes=subject.passes,
+    )
 
 
 def run_seconds(recipe: Recipe, costs: Costs) -> dict[str, float]:
@@ -73,7 +96,7 @@ def run_seconds(recipe: Recipe, costs: Costs) -> dict[str, float]:
     each_round = sum(timed.seconds for split, timed in costs.evaluations.items() if split != "test")
     last = test.seconds if test else 0.0
     shared = {
-        "training": recipe.rounds * recipe.update.steps * costs.steps.seconds,
+        "training": recipe.rounds * costs.each_round * costs.steps.seconds,
         "watching": (recipe.rounds + 1) * costs.watching.seconds if costs.watching else 0.0,
     }
     sampling = recipe.rounds * costs.sampling.seconds if costs.sampling else 0.0
@@ -107,6 +130,8 @@ def figures(recipe: Recipe, costs: Costs) -> dict[str, Any]:
         "first_step_seconds": steps.first,
         "second_step_seconds": steps.second,
         "step_seconds": steps.seconds,
+        "steps_a_round": costs.each_round,
+        "forward_passes_a_step": costs.passes,
         "tokens_per_second": steps.tokens / steps.seconds,
         "memory_bytes": {"before": costs.before, "peak": costs.peak},
         "disk_bytes": disk_bytes(recipe, costs),

@@ -9,8 +9,9 @@ from importlib import resources
 from pathlib import Path
 
 from loopwise.config import ImproveRecipe, TuneRecipe, config_hash, load_recipe
-from loopwise.errors import ResumeError
+from loopwise.errors import ConfigError, ResumeError
 from loopwise.observer import Observer
+from loopwise.ranks import launched
 from loopwise.results import Result
 from loopwise.runtime import versions
 from loopwise.stages import finetune, improve
@@ -36,6 +37,8 @@ def demo(
     ``all_controls`` adds the model's own unfiltered samples and, as the ceiling, gold answers.
     """
     began = time.monotonic()
+    if launched().world > 1:
+        raise ConfigError("the demo is too small to share: start it as one process, without torchrun.")
     out, observer = Path(out), observer or Observer()
     tuning, improving = demo_recipes(seed, rounds, all_controls)
     threads = recorded_threads(out, RUN_ID, resume=resume)

@@ -1,12 +1,18 @@
-"""``loopwise tune``: supervised fine-tuning, round by round through the same loop, gate and checkpoints."""
+"""``loopwise tune``: learning from labelled rows, round by round through the same loop, gate and checkpoints.
+
+Rows with a chosen and a rejected completion teach the difference between them where ``update.method`` says so; what is
+held out is compared by the likelihood of the chosen ones, or by rewards.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from loopwise.config import TuneRecipe, load_recipe
 from loopwise.errors import ConfigError, DataError
@@ -14,8 +20,9 @@ from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
+from loopwise.methods import SFTConfig, reference_of
 from loopwise.models.logps import TokenRow
-from loopwise.models.policy import Policy
+from loopwise.models.policy import Policy, has_adapters
 from loopwise.models.tokens import encode_fitting
 from loopwise.observer import Observer
 from loopwise.results import Result, conclude
@@ -28,6 +35,7 @@ from loopwise.starting import (
     reward_fingerprint,
     row_counts,
     start_policy,
+    take_place,
     tell_rows,
     texts_of,
     try_rewards,
@@ -36,11 +44,16 @@ from loopwise.tasks.base import SourceRows, Streams
 from loopwise.tasks.rewards import with_task_rewards
 from loopwise.tasks.streams import open_streams
 from loopwise.types import Problem
+from loopwise.update.comparisons import ComparingConfig, Comparison
+from loopwise.update.pairs import LabelledPairs, encode_pairs
 from loopwise.update.rows import Encoding, encode_labelled
 from loopwise.update.sft import SFT
 from loopwise.workspace import Workspace, open_workspace
 
 RUN_ID = "tune"
+REJECTED = "rejected"
+"""The column of the worse completion, in preference rows."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class Prepared:
     runtime: Runtime
     streams: Streams
     base: Policy
-    update: SFT
+    update: SFT | LabelledPairs
     feedback: RewardSum
     encodings: Mapping[str, Encoding]
 
@@ -65,13 +78,13 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class _Learned:
-    """The rows to learn, source after source; ``sources`` and ``changed`` as SFT takes them."""
+class _Learned(Generic[T]):
+    """Rows or pairs to learn, source after source; ``sources`` and ``changed`` as SFT takes them."""
 
-    rows: tuple[TokenRow, ...]
+    examples: tuple[T, ...]
     sources: tuple[tuple[int, float], ...]
     encodings: Mapping[str, Encoding]
-    changed: Callable[[int, int], TokenRow] | None
+    changed: Callable[[int, int], T] | None
 
 
 def tune(
@@ -86,10 +99,11 @@ def tune(
     Raises LoopwiseError for anything a person can mend, before anything is written.
     """
     began = time.monotonic()
-    out, observer = Path(out), observer or Observer()
+    out = Path(out)
     if not isinstance(recipe, TuneRecipe):
         recipe = load_recipe(TuneRecipe, recipe)
     with ExitStack() as stack:
+        observer = take_place(stack, observer)
         prepared = prepare(stack, recipe, recorded_threads(out, RUN_ID, resume=resume))
         workspace = stack.enter_context(
             open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
@@ -127,8 +141,8 @@ def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) ->
     runtime = make_runtime(recipe.runtime, recipe.seed, threads)
     streams = open_streams(recipe.data, recipe.seed, supervised=True)
     base = start_policy(recipe.model, runtime, lambda: texts_of(streams))
-    learned = _encode(base, streams, recipe)
-    encodings = learned.encodings
+    _check_update(recipe, base)
+    update, encodings = _update(base, streams, recipe)
     if recipe.gate.metric == "likelihood":
         streams, compared = comparable(base, streams, recipe.update)
         encodings = {**encodings, **compared}
@@ -140,12 +154,63 @@ def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) ->
     stack.enter_context(feedback)
     if recipe.rewards and threads is None:
         try_rewards(recipe, base, LocalGenerator(runtime), streams.labelled[:TRIAL_PROBLEMS], feedback)
-    update = SFT(recipe.update, learned.rows, recipe.rounds, learned.sources, learned.changed)
     return Prepared(recipe, runtime, streams, base, update, feedback, encodings)
 
 
-def _encode(base: Policy, streams: Streams, recipe: TuneRecipe) -> _Learned:
-    rows: list[TokenRow] = []
+def _check_update(recipe: TuneRecipe, base: Policy) -> None:
+    """Refuse keys that would do nothing, and a reference that is not there."""
+    config = recipe.update
+    if not isinstance(config, ComparingConfig):
+        return
+    for key, what in (("pairs", "pairs are made of samples"), ("threshold", "samples pass")):
+        if getattr(config, key) != type(config).model_fields[key].default:
+            raise ConfigError(
+                f'key "update.{key}": says how {what} by `loopwise improve`, and does nothing here. Leave it out.'
+            )
+    if reference_of(config) == "adapters_off" and not (base.weights and has_adapters(base.weights.module)):
+        raise ConfigError(
+            'key "update.reference": adapters_off compares with the weights below the adapters, and this model has '
+            "none. Set model.lora, or reference: base."
+        )
+
+
+def _update(base: Policy, streams: Streams, recipe: TuneRecipe) -> tuple[SFT | LabelledPairs, Mapping[str, Encoding]]:
+    """The update with the rows that it learns, and what became of those of each source."""
+    config = recipe.update
+    if isinstance(config, ComparingConfig):
+        pairs = _encode(streams, config, partial(_encode_pairs, base, streams, config))
+        return LabelledPairs(config, pairs.examples, recipe.rounds, pairs.sources, pairs.changed), pairs.encodings
+    rows = _encode(streams, config, partial(_encode_rows, base, streams, config))
+    return SFT(config, rows.examples, recipe.rounds, rows.sources, rows.changed), rows.encodings
+
+
+def _encode_rows(
+    base: Policy, streams: Streams, config: SFTConfig, problems: Sequence[Problem]
+) -> tuple[tuple[TokenRow, ...], Encoding]:
+    return encode_labelled(base, problems, list(map(streams.completion, problems)), config)
+
+
+def _encode_pairs(
+    base: Policy, streams: Streams, config: ComparingConfig, problems: Sequence[Problem]
+) -> tuple[tuple[Comparison, ...], Encoding]:
+    for problem in problems:
+        if problem.columns.get(REJECTED) is None:
+            place = problem.place or f"problem {str(problem.prompt)[:60]!r}"
+            raise DataError(
+                f'{place}, column "{REJECTED}": missing. {config.method} learns from a chosen and a rejected '
+                "completion of each prompt: add the column, or set update.method: sft."
+            )
+    worse = replace(streams, completion_column=REJECTED)
+    return encode_pairs(
+        base, problems, list(map(streams.completion, problems)), list(map(worse.completion, problems)), config
+    )
+
+
+def _encode(
+    streams: Streams, config: SFTConfig, encode: Callable[[Sequence[Problem]], tuple[tuple[T, ...], Encoding]]
+) -> _Learned[T]:
+    """Encode the labelled problems; a source's own are counted apart."""
+    examples: list[T] = []
     problems: list[Problem] = []
     sources: list[tuple[int, float]] = []
     encodings: dict[str, Encoding] = {}
@@ -153,21 +218,21 @@ def _encode(base: Policy, streams: Streams, recipe: TuneRecipe) -> _Learned:
     for source in streams.sources or (SourceRows("rows", len(streams.labelled), 1.0),):
         part = streams.labelled[first : first + source.count]
         first += source.count
-        encoded, encoding = encode_labelled(base, part, list(map(streams.completion, part)), recipe.update)
+        encoded, encoding = encode(part)
         encodings[source.name] = encoding
-        rows += encoded
+        examples += encoded
         problems += [part[place] for place in encoding.places]
         sources.append((len(encoded), source.weight))
 
-    def changed(place: int, epoch: int) -> TokenRow:
-        """A row as augmentation makes it; one that it makes too long stays as it was where such rows are dropped."""
+    def changed(place: int, epoch: int) -> T:
+        """An example as augmentation makes it; one that it makes too long stays as it was where such are dropped."""
         assert streams.augment is not None
         problem = streams.augment(problems[place], epoch)
         try:
-            return encode_labelled(base, [problem], [streams.completion(problem)], recipe.update)[0][0]
+            return encode([problem])[0][0]
         except DataError:
-            if recipe.update.too_long != "drop":
+            if config.too_long != "drop":
                 raise
-            return rows[place]
+            return examples[place]
 
-    return _Learned(tuple(rows), tuple(sources), encodings, changed if streams.augment else None)
+    return _Learned(tuple(examples), tuple(sources), encodings, changed if streams.augment else None)

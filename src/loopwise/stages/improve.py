@@ -16,6 +16,7 @@ from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
+from loopwise.methods import RFTConfig, rows_config
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_fitting
 from loopwise.observer import Observer
@@ -23,6 +24,7 @@ from loopwise.results import Result, conclude, write_policy
 from loopwise.runtime import Runtime, make_runtime, run_async
 from loopwise.session import Parts, Run, Stages
 from loopwise.stages.controls import Figures, OneAtATime, SideRuns, control_recipe, failure_of, run_id, stage_name
+from loopwise.stages.updates import build_update, uses_gold
 from loopwise.starting import (
     TRIAL_PROBLEMS,
     comparable,
@@ -30,6 +32,7 @@ from loopwise.starting import (
     reward_fingerprint,
     row_counts,
     start_policy,
+    take_place,
     tell_rows,
     texts_of,
     try_rewards,
@@ -39,7 +42,6 @@ from loopwise.tasks.curriculum import check_curriculum
 from loopwise.tasks.rewards import with_task_rewards
 from loopwise.tasks.streams import open_streams
 from loopwise.types import Feedback, FeedbackSource, Generator, Sample, Update
-from loopwise.update.rft import RFT
 from loopwise.update.rows import Encoding, encode_labelled
 from loopwise.workspace import Workspace, open_workspace
 
@@ -51,7 +53,8 @@ BASE = "base"
 class Prepared:
     """A recipe with everything resolved and tried, before anything is written.
 
-    ``encodings`` say what became of the labelled rows, and of each split that is compared by likelihood.
+    ``encodings`` say what became of the labelled rows, and of each split that is compared by likelihood;
+    ``read_besides`` names what else the update reads, as a teacher, by its content.
     """
 
     recipe: ImproveRecipe
@@ -66,6 +69,7 @@ class Prepared:
     trial_feedback: Feedback
     own_parts: bool
     encodings: Mapping[str, Encoding]
+    read_besides: Mapping[str, str]
 
     def as_run(self, name: str) -> Run:
         """What the journal knows as run ``name``."""
@@ -81,7 +85,7 @@ class Prepared:
         )
         rewards = (*self.recipe.rewards, *self.recipe.report_rewards) if self.own_parts else ()
         origin = "from the recipe" if self.own_parts else "from Python"
-        fingerprint = {**reward_fingerprint(rewards), "update, generator and rewards": origin}
+        fingerprint = {**reward_fingerprint(rewards), "update, generator and rewards": origin, **self.read_besides}
         return Run(name, "improve", parts, self.base, fingerprint)
 
 
@@ -114,10 +118,11 @@ def improve(
     before anything is written.
     """
     began = time.monotonic()
-    out, observer = Path(out), observer or Observer()
+    out = Path(out)
     if not isinstance(recipe, ImproveRecipe):
         recipe = load_recipe(ImproveRecipe, recipe)
     with ExitStack() as stack:
+        observer = take_place(stack, observer)
         threads = recorded_threads(out, RUN_ID, resume=resume)
         prepared = prepare(stack, recipe, threads, rewards, update, generator, policy, trial=not resume)
         workspace = stack.enter_context(
@@ -203,11 +208,12 @@ def prepare(
     generator = generator or LocalGenerator(runtime)
     encodings: dict[str, Encoding] = {}
     if recipe.gate.metric == "likelihood":
-        streams, encodings = comparable(base, streams, recipe.update)
+        streams, encodings = comparable(base, streams, rows_config(recipe.update))
+    besides: Mapping[str, str] = {}
     if update is None:
-        update, labelled = _update(recipe, streams, base)
-        encodings = {**labelled, **encodings}
-    loop.check_needs(update, generator.offers)
+        built = build_update(recipe, streams, base, runtime)
+        update, besides, encodings = built.update, built.fingerprint, {**built.encodings, **encodings}
+    loop.check_needs(update, generator.offers, reference=base.weights is not None)
     _check_rows(recipe, streams, base)
     if recipe.curriculum:
         check_curriculum(streams)
@@ -221,7 +227,19 @@ def prepare(
         if report is not None:
             run_async(report.check(opened.draw(1, TRIAL_PROBLEMS)[:TRIAL_PROBLEMS], samples))
     return Prepared(
-        recipe, runtime, streams, base, update, generator, feedback, report, samples, judged, own_parts, encodings
+        recipe,
+        runtime,
+        streams,
+        base,
+        update,
+        generator,
+        feedback,
+        report,
+        samples,
+        judged,
+        own_parts,
+        encodings,
+        besides,
     )
 
 
@@ -230,8 +248,9 @@ def _check_promises(recipe: ImproveRecipe) -> None:
         raise ConfigError('key "gate.metric": likelihood reads references, which a label_free run may not. Use reward.')
     if recipe.label_free and "gold" in recipe.controls:
         raise ConfigError('key "controls": gold trains on references, which a label_free run may not. Leave it out.')
-    if recipe.label_free and recipe.update.keep == "gold":
-        raise ConfigError('key "update.keep": gold trains on references, which a label_free run may not.')
+    if recipe.label_free and uses_gold(recipe.update):
+        key = "keep" if isinstance(recipe.update, RFTConfig) else "method"
+        raise ConfigError(f'key "update.{key}": it trains on references, which a label_free run may not.')
     if recipe.label_free and recipe.data.labelled:
         raise ConfigError(
             'key "data.labelled": a label_free run learns from no labelled rows. Leave it out, and give the model what '
@@ -247,18 +266,8 @@ def _check_rows(recipe: ImproveRecipe, streams: Streams, base: Policy) -> None:
     if base.weights is not None:
         for name, problems in {**streams.held_out, "train": train}.items():
             encode_fitting(base, problems, recipe.sampling.max_tokens, name)
-    if recipe.update.keep == "gold" or "gold" in recipe.controls:
-        encode_labelled(base, train, list(map(streams.completion, train)), recipe.update, "train")
-
-
-def _update(recipe: ImproveRecipe, streams: Streams, base: Policy) -> tuple[RFT, dict[str, Encoding]]:
-    """The update, and what became of the labelled rows where there are any."""
-    completions = list(map(streams.completion, streams.labelled))
-    labelled, encoding = encode_labelled(base, streams.labelled, completions, recipe.update)
-    if recipe.update.keep == "none" and not labelled:
-        raise ConfigError('key "update.keep": none trains on labelled rows alone, and there are none (data.labelled).')
-    update = RFT(recipe.update, labelled, recipe.samples, recipe.rounds, base, streams.completion)
-    return update, {"labelled": encoding} if streams.labelled else {}
+    if uses_gold(recipe.update) or "gold" in recipe.controls:
+        encode_labelled(base, train, list(map(streams.completion, train)), rows_config(recipe.update), "train")
 
 
 def run_control(prepared: Prepared, workspace: Workspace, name: str, observer: Observer) -> Figures:
@@ -272,12 +281,17 @@ def run_control(prepared: Prepared, workspace: Workspace, name: str, observer: O
 def control(prepared: Prepared, name: str) -> Prepared:
     """What a control is made of: all the same but what it learns from."""
     recipe = control_recipe(prepared.recipe, name)
-    update, _ = _update(recipe, prepared.streams, prepared.base)
-    return replace(prepared, recipe=recipe, update=update)
+    built = build_update(recipe, prepared.streams, prepared.base, prepared.runtime)
+    return replace(prepared, recipe=recipe, update=built.update, read_besides=built.fingerprint)
 
 
 def _save_base(workspace: Workspace, prepared: Prepared) -> None:
     """Keep the base beside the result: to compare with, and for controls in processes of their own."""
     folder = workspace.out / BASE
-    if prepared.base.weights is not None and not folder.exists():
-        workspace.store(lambda: write_policy(prepared.base, folder))
+
+    def write() -> None:
+        if not folder.exists():
+            write_policy(prepared.base, folder)
+
+    if prepared.base.weights is not None:
+        workspace.store(write)

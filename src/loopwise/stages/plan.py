@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from loopwise.config import ImproveRecipe, PretrainRecipe, Recipe, TuneRecipe
+from loopwise.methods import DistillConfig, OnlineConfig, RFTConfig
 from loopwise.models.policy import Policy
 from loopwise.report.numbers import duration, whole
 from loopwise.runtime import Runtime
-from loopwise.stages import finetune, improve, pretrain
+from loopwise.stages import arithmetic, finetune, improve, pretrain
 from loopwise.stages.costs import Costs, disk_bytes, figures, is_at_most, measure, run_seconds
-from loopwise.stages.probe import SWEEP_SECONDS, SWEEP_STEPS
 from loopwise.stages.subjects import improving, pretraining, tuning
 from loopwise.starting import TRIAL_PROBLEMS
 from loopwise.tasks.base import Streams
+from loopwise.types import Update
+from loopwise.update.distill import Distill
 from loopwise.update.rates import Sweep, rates
 
 GIB, MIB = 2**30, 2**20
@@ -52,12 +54,16 @@ def examine(recipe: Recipe) -> Plan:
             tuned = finetune.prepare(stack, recipe)
             costs = measure(tuning(tuned))
             sections = _common(recipe, tuned.base, tuned.runtime, costs, dict(_problems(recipe, tuned.streams)))
-            sections["each round"] = dict(_supervised(recipe, len(tuned.update.labelled)))
+            sections["each round"] = dict(arithmetic.tuned(recipe, len(tuned.update.labelled), costs.passes))
         else:
             looped = improve.prepare(stack, recipe)
             costs = measure(improving(looped))
             sections = _common(recipe, looped.base, looped.runtime, costs, dict(_problems(recipe, looped.streams)))
-            sections["each round"] = dict(_loop(recipe, looped.streams))
+            sections["model"] |= dict(_teacher(recipe, looped.update))
+            counted = looped.streams.train_count
+            problems = recipe.problems if counted is None else min(recipe.problems, counted)
+            labelled = bool(looped.streams.labelled)
+            sections["each round"] = dict(arithmetic.looped(recipe, problems, labelled, costs.passes))
             sections["rewards on three real samples"] = dict(_trial(looped))
         sections["measured on two steps"] = dict(_measured(recipe, costs))
         sections["the whole run, from these"] = dict(_whole(recipe, costs))
@@ -81,6 +87,13 @@ def _common(recipe: Recipe, base: Policy, runtime: Runtime, costs: Costs, data: 
             "memory": _memory(runtime, costs),
         },
     }
+
+
+def _teacher(recipe: ImproveRecipe, update: Update) -> Iterator[tuple[str, str]]:
+    if isinstance(recipe.update, DistillConfig) and isinstance(update, Distill) and update.teacher.weights is not None:
+        size = sum(tensor.nbytes for tensor in update.teacher.weights.module.parameters())
+        count = update.teacher.weights.parameter_count
+        yield "teacher", f"{recipe.update.teacher}, {count:,} parameters, {_size(size)} beside the model's"
 
 
 def _problems(recipe: ImproveRecipe | TuneRecipe, streams: Streams) -> Iterator[tuple[str, str]]:
@@ -109,29 +122,6 @@ def _windows(prepared: pretrain.Prepared) -> Iterator[tuple[str, str]]:
     yield "rounds", str(rounds)
 
 
-def _supervised(recipe: TuneRecipe, rows: int) -> Iterator[tuple[str, str]]:
-    update = recipe.update
-    trained = update.steps * update.batch_size
-    yield "training", f"{update.steps} steps x {update.batch_size} rows = {trained:,} rows, {trained / rows:.1f} epochs"
-    yield "micro-batches", f"{update.micro_batch_size or update.batch_size} rows a forward pass"
-    yield "rounds", str(recipe.rounds)
-
-
-def _loop(recipe: ImproveRecipe, streams: Streams) -> Iterator[tuple[str, str]]:
-    update = recipe.update
-    problems = min(recipe.problems, streams.train_count or recipe.problems)
-    yield "sampling", f"{problems} problems x {recipe.samples} samples = {problems * recipe.samples:,} samples"
-    if problems < recipe.problems:
-        yield "note", f"{recipe.problems} problems a round asked for, the train rows are only {problems}"
-    share = update.labelled_share if streams.labelled else 0.0
-    yield (
-        "training",
-        f"{update.steps} steps x {update.batch_size} rows = {update.steps * update.batch_size:,} rows, "
-        f"{share:.0%} of them labelled",
-    )
-    yield "rounds", f"{recipe.rounds}, and {len(recipe.controls)} controls of as many"
-
-
 def _trial(prepared: improve.Prepared) -> Iterator[tuple[str, str]]:
     problems = list(prepared.streams.draw(1, TRIAL_PROBLEMS))[:TRIAL_PROBLEMS]
     totals = prepared.trial_feedback.totals
@@ -148,12 +138,17 @@ def _memory(runtime: Runtime, costs: Costs) -> str:
 
 
 def _measured(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
-    steps = costs.steps
-    rows = "" if isinstance(recipe, PretrainRecipe) else " on the longest rows"
+    steps, rehearsed = costs.steps, isinstance(recipe, ImproveRecipe) and not isinstance(recipe.update, RFTConfig)
+    rows = " on samples of sampling.max_tokens tokens, after drawing them" if rehearsed else " on the longest rows"
+    if isinstance(recipe, PretrainRecipe):
+        rows = ""
     yield "first step", f"{steps.first:.3g} s{rows}"
     yield "second step", f"{steps.second:.3g} s{rows}"
-    yield "steps after them", f"{steps.seconds:.3g} s each, {whole(steps.tokens / steps.seconds)} tokens a second"
+    after = f"{steps.seconds:.3g} s each, {whole(steps.tokens / steps.seconds)} tokens a second"
+    yield "steps after them", f"{after}, at most: as if no problem's samples tied" if rehearsed else after
     if costs.sampling:
+        if isinstance(recipe.update, OnlineConfig):
+            yield "samples of a step", _seconds(costs.sampling.seconds / costs.each_round, costs.sampling.at_most)
         yield "samples of a round", _seconds(costs.sampling.seconds, costs.sampling.at_most)
     for split, timed in costs.evaluations.items():
         yield f"evaluating {split}", _seconds(timed.seconds, timed.at_most)
@@ -184,8 +179,7 @@ def _rates(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
 
     yield "of the recipe", at(1.0)
     if sweep is None:
-        slow = costs.steps.seconds * SWEEP_STEPS[-1] > SWEEP_SECONDS
-        yield "sweep", "left out: steps are too slow" if slow else "left out: there are no labelled rows to try it on"
+        yield "sweep", f"left out: {costs.unswept or 'steps are too slow'}"
         return
     if not len(sweep.losses):
         yield "warning", "the loss is not a finite number from the start: look at the model and its rows"

@@ -30,7 +30,7 @@ from loopwise.observer import Observer
 from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.session import Parts, Run, Stages
-from loopwise.starting import recorded_threads, start_policy
+from loopwise.starting import recorded_threads, start_policy, take_place
 from loopwise.tasks.base import Streams
 from loopwise.types import Evaluation, Problem
 from loopwise.update.pretrain import Pretrain
@@ -145,10 +145,11 @@ def pretrain(
     Raises LoopwiseError for anything a person can mend, before anything is written.
     """
     began = time.monotonic()
-    out, observer = Path(out), observer or Observer()
+    out = Path(out)
     if not isinstance(recipe, PretrainRecipe):
         recipe = load_recipe(PretrainRecipe, recipe)
     with ExitStack() as stack:
+        observer = take_place(stack, observer)
         prepared = prepare(stack, recipe, recorded_threads(out, RUN_ID, resume=resume))
         floor, counted = prepared.floor()  # before the run: should it fail, no training is lost
         workspace = stack.enter_context(

@@ -23,7 +23,7 @@ from loopwise.generate.local import LocalGenerator
 from loopwise.models.logps import window_logps
 from loopwise.models.policy import Policy, Weights
 from loopwise.runtime import Runtime, run_async, seed_key
-from loopwise.types import Completion, Problem, Request, Sampling
+from loopwise.types import Completion, Problem, Request, Sample, Sampling
 from loopwise.update.fitting import Batch
 from loopwise.update.learner import Learner
 from loopwise.update.rates import Sweep, sweep_rates
@@ -105,14 +105,19 @@ def take_steps(training: Training) -> tuple[Steps, tuple[Any, ...]]:
         state = learner.state()
         held += [policy.with_module(module), state]
     except torch.OutOfMemoryError:
-        raise ConfigError(
-            'key "update.micro_batch_size": two optimizer steps do not fit into the memory of '
-            f"{training.runtime.device}. Lower it, or the length of the rows."
-        ) from None
+        raise out_of_memory(training.runtime) from None
     weights = sum(tensor.nbytes for tensor in training.base.weights.module.parameters())
     moments = sum(tensor.nbytes for entry in state["moments"].values() for tensor in entry.values())
     ordinary = statistics.median(seconds[2:]), statistics.median(tokens[2:])
     return Steps(seconds[0], seconds[1], *ordinary, weights, moments), tuple(held)
+
+
+def out_of_memory(runtime: Runtime) -> ConfigError:
+    """The error where steps do not fit."""
+    return ConfigError(
+        f'key "update.tokens_per_pass": two optimizer steps do not fit into the memory of {runtime.device}. '
+        "Lower it, or the length of the rows."
+    )
 
 
 def find_rate(training: Training, seconds: float) -> Sweep | None:
@@ -146,16 +151,34 @@ def time_likelihood(
     return Timed(seconds[1], len(spread)).scaled(len(pairs))
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A work unit's samples, none where drawing them was cut short, and how long it takes to draw all."""
+
+    problems: tuple[Problem, ...]
+    samples: tuple[Sample, ...]
+    timed: Timed
+
+
 def time_samples(
     policy: Policy, problems: Sequence[Problem], each: int, sampling: Sampling, runtime: Runtime, unit: int
 ) -> Timed:
     """``each`` samples of every problem, from one work unit of at most ``unit`` samples."""
+    return draw_samples(policy, problems, each, sampling, runtime, unit).timed
+
+
+def draw_samples(
+    policy: Policy, problems: Sequence[Problem], each: int, sampling: Sampling, runtime: Runtime, unit: int
+) -> Drawn:
+    """A work unit of at most ``unit`` samples, ``each`` of a problem; the time of all problems' is reckoned from it."""
+    chosen = tuple(problems[: max(1, unit // each)])
     requests = [
         Request(f"probe/{group}/{index}", problem, group, index, seed_key(runtime.seed, "probe", group, index))
-        for group, problem in enumerate(problems[: max(1, unit // each)])
+        for group, problem in enumerate(chosen)
         for index in range(each)
     ]
     reached = 1
+    samples: list[Sample] = []
 
     def drawn(request: Request, token_ids: Sequence[int]) -> None:
         nonlocal reached
@@ -163,7 +186,7 @@ def time_samples(
 
     async def draw() -> None:
         async with asyncio.timeout(UNIT_SECONDS):
-            await LocalGenerator(runtime, drawn).generate(policy, requests, sampling)
+            samples.extend(await LocalGenerator(runtime, drawn).generate(policy, requests, sampling))
 
     began, at_most = time.perf_counter(), False
     try:
@@ -171,12 +194,18 @@ def time_samples(
     except TimeoutError:
         at_most = True
     seconds = (time.perf_counter() - began) * (sampling.max_tokens / reached if at_most else 1)
-    return Timed(seconds, len(requests), at_most).scaled(len(problems) * each)
+    timed = Timed(seconds, len(requests), at_most).scaled(len(problems) * each)
+    return Drawn(chosen, tuple(samples), timed)
+
+
+def synchronise(runtime: Runtime) -> None:
+    """Wait until a GPU has done what it was given."""
+    if runtime.torch_device.type == "cuda":
+        torch.cuda.synchronize(runtime.torch_device)
 
 
 def _timed(runtime: Runtime, work: Callable[..., object], *arguments: Any) -> float:
     began = time.perf_counter()
     work(*arguments)
-    if runtime.torch_device.type == "cuda":
-        torch.cuda.synchronize(runtime.torch_device)
+    synchronise(runtime)
     return time.perf_counter() - began

@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
-from loopwise.blocks import PretrainConfig, SFTConfig
+from loopwise.methods import PairsConfig, PretrainConfig, SFTConfig
 from loopwise.models.logps import TokenRow, token_logps
 from loopwise.types import Budget, Context, Updated
 from loopwise.update.learner import Learner
 from loopwise.update.losses import likelihood_loss
+from loopwise.update.units import work_units
 
 B = TypeVar("B")
 
 
+def as_they_are(metrics: Mapping[str, float]) -> Mapping[str, float]:
+    """No change."""
+    return metrics
+
+
 @dataclass(frozen=True)
 class Batch(Generic[B]):
-    """What one optimizer step learns from: micro-batches whose losses add up to the batch's, reading ``tokens``."""
+    """What one optimizer step learns from: micro-batches whose losses add up to the batch's, reading ``tokens``.
+
+    A loss may come with sums of what else is worth knowing, which are added up, too; ``summarise`` turns the step's
+    metrics with those sums into the ones to record.
+    """
 
     micro_batches: Sequence[B]
-    loss: Callable[[nn.Module, B], torch.Tensor]
+    loss: Callable[[nn.Module, B], torch.Tensor | tuple[torch.Tensor, Mapping[str, torch.Tensor | float]]]
     tokens: int
+    summarise: Callable[[Mapping[str, float]], Mapping[str, float]] = as_they_are
 
 
-def supervised(rows: Sequence[TokenRow], micro_batch_size: int | None) -> Batch[Sequence[TokenRow]]:
-    """A batch whose loss is the mean over its trained tokens, however its rows are cut into micro-batches."""
+def supervised(rows: Sequence[TokenRow], tokens_per_pass: int) -> Batch[Sequence[TokenRow]]:
+    """A batch whose loss is the mean over its trained tokens, however its rows are cut into forward passes."""
     tokens = max(1, sum(row.trained_tokens for row in rows))
-    size = micro_batch_size or len(rows)
 
     def loss(module: nn.Module, part: Sequence[TokenRow]) -> torch.Tensor:
         return likelihood_loss(*token_logps(module, part), tokens)
 
-    parts = [rows[place : place + size] for place in range(0, len(rows), size)]
+    parts = [[rows[place] for place in unit] for unit in work_units(rows, tokens_per_pass)]
     return Batch(parts, loss, sum(row.total_tokens for row in rows))
 
 
@@ -43,7 +53,7 @@ def train_round(
     policy: Any,
     state: Any,
     context: Context,
-    config: SFTConfig | PretrainConfig,
+    config: SFTConfig | PretrainConfig | PairsConfig,
     rounds: int,
     batch: Callable[[int, int], Batch[Any]],
 ) -> Updated:
@@ -60,11 +70,11 @@ def train_round(
     before = (context.round - 1) * steps
 
     def progress() -> tuple[Any, Any]:
-        return policy.with_module(module), learner.state()
+        return policy.with_module(learner.whole(module)), learner.state()
 
     start = partial.step if partial else 0
     metrics = fit(learner, steps, lambda step: batch(context.seed, before + step), context, progress, start)
-    return Updated(policy.with_module(module), learner.state(), metrics)
+    return Updated(policy.with_module(learner.whole(module)), learner.state(), metrics)
 
 
 def fit(
@@ -84,7 +94,7 @@ def fit(
     flops = flops_per_token(learner.module)
     for step in range(start, steps):
         work = batch(step)
-        metrics = learner.step(work.micro_batches, work.loss)
+        metrics = work.summarise(learner.step(work.micro_batches, work.loss))
         context.spend(Budget(tokens_trained=work.tokens, flops=flops * work.tokens))
         context.record(step + 1, metrics)
         context.checkpoint(step + 1, progress)

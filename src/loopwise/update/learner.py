@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -14,14 +15,30 @@ from loopwise.blocks import OptimizerConfig
 from loopwise.models.policy import is_adapter
 from loopwise.runtime import Runtime, seed_key
 from loopwise.update.muon import Muon
+from loopwise.update.reduction import GradientSum
+from loopwise.update.sharding import Sharded, gathered, scattered
 
 B = TypeVar("B")
+T = TypeVar("T")
+Sums = Mapping[str, torch.Tensor | float]
+Loss = Callable[[nn.Module, B], torch.Tensor | tuple[torch.Tensor, Sums]]
+"""The loss of a micro-batch, alone or with sums of what else is worth knowing, which are added over micro-batches."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What came of a micro-batch: its place in the batch, its loss, and sums by name."""
+
+    place: int
+    loss: float
+    sums: Mapping[str, float]
 
 
 class Learner:
     """A module under training with its optimizers. ``state()`` is all that a resumed learner needs besides weights.
 
-    ``round`` keeps the dropout of learners apart that start at step 0 in every round.
+    ``round`` keeps the dropout of learners apart that start at step 0 in every round. Where ``runtime`` says so, the
+    module is sharded in place, and ``whole`` is how to copy it.
     """
 
     def __init__(
@@ -43,6 +60,7 @@ class Learner:
         self.losses: list[float] = []
         self.skipped: list[bool] = []
         self._draws = draws_in_training(module)
+        self._shards = Sharded(module, runtime) if runtime.sharded else None
         self._names = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
         matrices = block_matrices(module) if config.name == "muon" else []
         matrices = [matrix for matrix in matrices if matrix in self._names]
@@ -57,19 +75,20 @@ class Learner:
         if state is not None:
             self._load(state)
 
-    def step(self, micro_batches: Sequence[B], loss: Callable[[nn.Module, B], torch.Tensor]) -> dict[str, float]:
+    def step(self, micro_batches: Sequence[B], loss: Loss[B]) -> dict[str, float]:
         """One optimizer step. The losses of the micro-batches must add up to the loss of the batch.
 
-        Returns ``loss``, ``grad_norm`` (before clipping), ``learning_rate``. A gradient that is not finite is not
-        applied: ``skipped`` is then 1.
+        Returns ``loss``, ``grad_norm`` (before clipping), ``learning_rate``, and the loss function's sums under their
+        names. A gradient that is not finite is not applied: ``skipped`` is then 1. Ranks deal the micro-batches out and
+        end with one gradient, whose bits are those of one process unless it is sharded.
         """
-        total = 0.0
-        for place, batch in enumerate(micro_batches):
-            with self._seeded(place), self.runtime.autocast():
-                value = loss(self.module, batch)
-            value.backward()  # type: ignore[no-untyped-call]
-            total += float(value.detach())
-        norm = float(nn.utils.clip_grad_norm_(list(self._names), self.config.clip))
+        parts = self._accumulate(micro_batches, loss)
+        total = sum((part.loss for part in parts), 0.0)
+        sums: dict[str, float] = {}
+        for part in parts:
+            for name, value in part.sums.items():
+                sums[name] = sums.get(name, 0.0) + value
+        norm = float(gathered(nn.utils.clip_grad_norm_(list(self._names), self.config.clip)))
         share = rate_share(self.config, self.steps_done, self.total_steps)
         finite = math.isfinite(norm)
         for optimizer, rate in self._optimizers:
@@ -81,8 +100,63 @@ class Learner:
         self.steps_done += 1
         self.losses.append(total)
         self.skipped.append(not finite)
-        metrics = {"loss": total, "grad_norm": norm, "learning_rate": self.config.lr * share}
+        metrics = {**sums, "loss": total, "grad_norm": norm, "learning_rate": self.config.lr * share}
         return metrics if finite else {**metrics, "skipped": 1.0}
+
+    def read(self, units: Sequence[B], work: Callable[[nn.Module, B], T]) -> list[T]:
+        """``work(module, unit)`` of every unit, in order, without gradients or dropout. Ranks deal the units out."""
+        ranks = self.runtime.ranks
+        found: list[T] = []
+        mode = self.module.training
+        self.module.eval()
+        with torch.no_grad(), self.runtime.autocast():
+            for wave in ranks.waves(units):
+                own = wave[min(ranks.rank, len(wave) - 1)]
+                # Sharded weights are whole for all ranks at a time: one without a unit takes part with another's.
+                result = self._with_weights(work, own) if ranks.rank < len(wave) or self._shards else None
+                found += ranks.gather(result)[: len(wave)]  # type: ignore[arg-type]  # None lies beyond the wave
+        self.module.train(mode)
+        return found
+
+    def whole(self, part: nn.Module) -> nn.Module:
+        """``part`` of the module as it is now, to be copied or sampled from: itself, or a whole copy of a sharded one.
+
+        All ranks must ask together.
+        """
+        return self._shards.whole(part) if self._shards else part
+
+    def _accumulate(self, micro_batches: Sequence[B], loss: Loss[B]) -> list[_Part]:
+        """Leave the batch's gradient in ``grad`` on every rank; what came of each micro-batch, in order."""
+        ranks = self.runtime.ranks
+        if ranks.world == 1:
+            return [self._backward(place, batch, loss) for place, batch in enumerate(micro_batches)]
+        reduction = None if self._shards else GradientSum(list(self._names), ranks)
+        own: list[_Part] = []
+        for number, wave in enumerate(ranks.waves(micro_batches)):
+            place = number * ranks.world + ranks.rank
+            if ranks.rank < len(wave):
+                own.append(self._backward(place, wave[ranks.rank], loss))
+            elif self._shards:
+                # Sharded passes are of all ranks together: one without a unit repeats one, for nothing.
+                self._backward(place, wave[-1], loss, weight=0.0)
+            if reduction:
+                reduction.add(len(wave))
+        if reduction:
+            reduction.finish()
+        return sorted((part for parts in ranks.gather(own) for part in parts), key=lambda part: part.place)
+
+    def _backward(self, place: int, batch: B, loss: Loss[B], weight: float | None = None) -> _Part:
+        with self._seeded(place), self.runtime.autocast():
+            found = self._with_weights(loss, batch)
+        value, sums = found if isinstance(found, tuple) else (found, {})
+        (value if weight is None else value * weight).backward()  # type: ignore[no-untyped-call]
+        return _Part(place, float(value.detach()), {name: float(entry) for name, entry in sums.items()})
+
+    def _with_weights(self, work: Callable[[nn.Module, B], T], batch: B) -> T:
+        if self._shards is None:
+            return work(self.module, batch)
+        result: T = self._shards(lambda module: work(module, batch))
+        return result
 
     @contextlib.contextmanager
     def _seeded(self, micro_batch: int) -> Iterator[None]:
@@ -99,7 +173,7 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """Steps done, losses and skips of the round so far, and the moments of every parameter by name, copied."""
         moments = {
-            self._names[parameter]: {key: value.clone() for key, value in entry.items()}
+            self._names[parameter]: {key: gathered(value).clone() for key, value in entry.items()}
             for optimizer, _ in self._optimizers
             for parameter, entry in optimizer.state.items()
         }
@@ -119,7 +193,12 @@ class Learner:
                 for parameter in group["params"]:
                     entry = state["moments"].get(self._names[parameter])
                     if entry is not None:
-                        optimizer.state[parameter] = {key: value.clone() for key, value in entry.items()}
+                        optimizer.state[parameter] = {
+                            key: scattered(value, parameter).clone()
+                            if value.shape == parameter.shape
+                            else value.clone()
+                            for key, value in entry.items()
+                        }
 
 
 def block_matrices(module: nn.Module) -> list[torch.Tensor]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from loopwise.update.sharding import gathered, scattered
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _EPSILON = 1e-7
@@ -36,8 +38,9 @@ def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):  # type: ignore[misc]  # mypy skips torch.optim
     """Momentum, Nesterov look-ahead, orthogonalised update scaled by ``sqrt(max(1, rows / columns))``.
 
-    For two-dimensional parameters only. Matrices of one shape are orthogonalised in one batch. Weight decay is
-    decoupled. State per parameter: ``momentum``, fp32 of its shape.
+    For two-dimensional parameters only. Matrices of one shape are orthogonalised in one batch; sharded ones are made
+    whole for it on every rank, because the orthogonal factor of a shard is not a shard of the matrix's. Weight decay is
+    decoupled. State per parameter: ``momentum``, of its type and shape, sharded as it is.
     """
 
     def __init__(
@@ -65,8 +68,8 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]  # mypy skips torch.opt
                     if "momentum" not in state:
                         state["momentum"] = torch.zeros_like(parameter)
                     state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                    updates.append(parameter.grad.lerp(state["momentum"], group["momentum"]))
+                    updates.append(gathered(parameter.grad.lerp(state["momentum"], group["momentum"])))
                 scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, update in zip(parameters, orthogonalise(torch.stack(updates)), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update, alpha=-scale)
+                    parameter.add_(scattered(update, parameter), alpha=-scale)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loopwise.blocks import RFTConfig
 from loopwise.data.batches import mixed_batch
+from loopwise.methods import RFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.types import Completion, Context, Problem, Rollout, Scored, Updated
@@ -25,7 +25,8 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class RFT:
-    """Keep what passes, add it to the pool, train on labelled rows and pool.
+    """Keep what passes, add it to the pool, train on labelled rows and pool; ``config.pool`` says whether it outlives
+    the round.
 
     ``samples`` are drawn of each problem. ``base`` is where ``config.restart`` starts every round. ``gold`` gives a
     problem's reference completion for the ceiling control (``config.keep == "gold"``), which draws no samples; nor does
@@ -44,7 +45,8 @@ class RFT:
         self, policy: Policy, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context
     ) -> Updated:
         cap = None if self.config.keep == "gold" else self.config.per_problem
-        pool = Pool.from_state(state["pool"], cap) if state else Pool(per_prompt=cap)
+        goes_on = state and self.config.pool == "all"
+        pool = Pool.from_state(state["pool"], cap) if goes_on else Pool(per_prompt=cap)
         before = len(pool)
         kept = 0
         if self.config.keep == "gold":
@@ -67,7 +69,7 @@ class RFT:
         learner = Learner(module, self.config.optimizer, context.runtime, total, moments, round=context.round)
 
         def progress() -> tuple[Policy, Any]:
-            return policy.with_module(module), {"learner": learner.state()}
+            return policy.with_module(learner.whole(module)), {"learner": learner.state()}
 
         metrics: dict[str, float] = {"kept": float(kept), "new": float(new), "pool": float(len(pool))}
         if len(pool) or self.labelled:
@@ -80,7 +82,8 @@ class RFT:
                 progress,
                 first,
             )
-        return Updated(policy.with_module(module), {"learner": learner.state(), "pool": pool.state()}, metrics)
+        trained = policy.with_module(learner.whole(module))
+        return Updated(trained, {"learner": learner.state(), "pool": pool.state()}, metrics)
 
     def _keep(self, policy: Policy, scored: Scored, pool: Pool, context: Context) -> int:
         """Pool what passes; report and count the samples that are in the pool now, which a full prompt's are not."""
@@ -97,7 +100,7 @@ class RFT:
         )
         pairs = zip(is_labelled.tolist(), places.tolist(), strict=True)
         rows = [self.labelled[place] if labelled else pool[place] for labelled, place in pairs]
-        return supervised(rows, config.micro_batch_size)
+        return supervised(rows, config.tokens_per_pass)
 
 
 def _add(pool: Pool, rows: Sequence[TokenRow]) -> list[bool]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from loopwise.blocks import SFTConfig
 from loopwise.data.batches import mixture_batch
+from loopwise.methods import SFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.types import Context, Problem, Rollout, Updated
 from loopwise.update.fitting import Batch, supervised, train_round
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,24 @@ class SFT:
 
     def batch(self, seed: int, step: int) -> Batch[Sequence[TokenRow]]:
         """The rows of optimizer step ``step`` of the run, counted from 0."""
-        sources = self.sources or ((len(self.labelled), 1.0),)
-        counts = [count for count, _ in sources]
-        drawn = mixture_batch(counts, [weight for _, weight in sources], self.config.batch_size, seed, step)
-        rows = []
-        for source, index, epoch in zip(drawn.source.tolist(), drawn.index.tolist(), drawn.epoch.tolist(), strict=True):
-            place = sum(counts[:source]) + index
-            rows.append(self.changed(place, epoch) if self.changed else self.labelled[place])
-        return supervised(rows, self.config.micro_batch_size)
+        rows = drawn(self.labelled, self.sources, self.changed, self.config.batch_size, seed, step)
+        return supervised(rows, self.config.tokens_per_pass)
+
+
+def drawn(
+    labelled: Sequence[T],
+    sources: Sequence[tuple[int, float]],
+    changed: Callable[[int, int], T] | None,
+    batch_size: int,
+    seed: int,
+    step: int,
+) -> list[T]:
+    """What optimizer step ``step`` of a run learns of its labelled rows; the arguments are as SFT has them."""
+    sources = sources or ((len(labelled), 1.0),)
+    counts = [count for count, _ in sources]
+    batch = mixture_batch(counts, [weight for _, weight in sources], batch_size, seed, step)
+    rows = []
+    for source, index, epoch in zip(batch.source.tolist(), batch.index.tolist(), batch.epoch.tolist(), strict=True):
+        place = sum(counts[:source]) + index
+        rows.append(changed(place, epoch) if changed else labelled[place])
+    return rows

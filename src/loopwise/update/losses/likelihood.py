@@ -1,4 +1,4 @@
-"""Pure losses over log-probabilities."""
+"""The supervised loss."""
 
 from __future__ import annotations
 

@@ -1,0 +1,92 @@
+"""From the ``update`` block of an improve recipe to the update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from loopwise.config import ImproveRecipe
+from loopwise.errors import ConfigError
+from loopwise.methods import (
+    DistillConfig,
+    OnlineConfig,
+    PairsConfig,
+    PolicyGradientConfig,
+    PPOConfig,
+    RFTConfig,
+    SPINConfig,
+    reference_of,
+)
+from loopwise.models.policy import Policy, has_adapters
+from loopwise.runtime import Runtime
+from loopwise.starting import sampling_of
+from loopwise.tasks.base import Streams
+from loopwise.types import Update
+from loopwise.update.distill import Distill, load_teacher
+from loopwise.update.pairs import Pairs
+from loopwise.update.policy_gradient import PolicyGradient
+from loopwise.update.ppo import PPO
+from loopwise.update.rft import RFT
+from loopwise.update.rows import Encoding, encode_labelled
+
+
+@dataclass(frozen=True)
+class Built:
+    """An update, what became of the labelled rows it learns from, and what else a resumed run must find unchanged."""
+
+    update: Update
+    encodings: dict[str, Encoding] = field(default_factory=dict)
+    fingerprint: dict[str, str] = field(default_factory=dict)
+
+
+def build_update(recipe: ImproveRecipe, streams: Streams, base: Policy, runtime: Runtime) -> Built:
+    """The update that a recipe names. Raises ConfigError where its keys do not go together."""
+    config = recipe.update
+    _check(recipe, base)
+    if isinstance(config, PPOConfig):
+        return Built(PPO(config, recipe.samples, recipe.rounds, sampling_of(recipe)))
+    if isinstance(config, PolicyGradientConfig):
+        return Built(PolicyGradient(config, recipe.samples, recipe.rounds, sampling_of(recipe)))
+    if isinstance(config, DistillConfig):
+        teacher = load_teacher(config, base, runtime)
+        update = Distill(config, recipe.samples, recipe.rounds, sampling_of(recipe), teacher)
+        return Built(update, fingerprint={"teacher": teacher.id})
+    if isinstance(config, PairsConfig):
+        return Built(Pairs(config, recipe.samples, recipe.rounds, gold=streams.completion))
+    completions = list(map(streams.completion, streams.labelled))
+    labelled, encoding = encode_labelled(base, streams.labelled, completions, config)
+    if config.keep == "none" and not labelled:
+        raise ConfigError('key "update.keep": none trains on labelled rows alone, and there are none (data.labelled).')
+    rft = RFT(config, labelled, recipe.samples, recipe.rounds, base, streams.completion)
+    return Built(rft, {"labelled": encoding} if streams.labelled else {})
+
+
+def uses_gold(config: Any) -> bool:
+    """Whether an update learns from the problems' own completions."""
+    return isinstance(config, SPINConfig) or (isinstance(config, RFTConfig) and config.keep == "gold")
+
+
+def _check(recipe: ImproveRecipe, base: Policy) -> None:
+    config, sampling = recipe.update, recipe.sampling
+    if isinstance(config, OnlineConfig) and sampling.temperature == 0:
+        raise ConfigError(f'key "sampling.temperature": {config.method} learns from samples, 0 draws none. Raise it.')
+    truncated = "top_p" if sampling.top_p < 1 else "top_k" if sampling.top_k else None
+    if isinstance(config, PolicyGradientConfig) and truncated:
+        raise ConfigError(
+            f'key "sampling.{truncated}": {config.method} weighs samples by their probability, which truncation '
+            "changes. Leave it out."
+        )
+    compares = isinstance(config, PairsConfig) and not isinstance(config, SPINConfig)
+    if isinstance(config, PolicyGradientConfig):
+        compares = config.advantage.baseline in ("group", "leave_one_out")
+    if compares and recipe.samples < 2:
+        raise ConfigError(
+            f'key "samples": {config.method} compares the samples of one problem, and {recipe.samples} leaves nothing '
+            "to compare. Draw 2 or more."
+        )
+    below = base.weights is not None and has_adapters(base.weights.module)
+    if reference_of(config) == "adapters_off" and not below:
+        raise ConfigError(
+            f'key "update": {config.method} is to compare with the weights below the adapters, and the model has none. '
+            "Add model.lora, or take reference: base."
+        )

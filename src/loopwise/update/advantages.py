@@ -1,0 +1,118 @@
+"""Advantages: how much better a sample scored than what it is compared with. NumPy in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Baseline = Literal["none", "batch", "group", "leave_one_out"]
+Scale = Literal["none", "group", "batch"]
+
+# Added to a standard deviation that divides, by TRL's value.
+_LEAST_DEVIATION = 1e-4
+# Weights such as 0.7, 0.2 and 0.1 add up to a hair under 1: rewards this close are equal.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """``values`` float64 ``[S]``, 0 where not judged; ``judged`` bool ``[S]``; ``tied`` bool, one a group.
+
+    Groups stand in the order of their numbers. One is tied where it has two judged samples or more, all of one reward:
+    next to each other they teach nothing.
+    """
+
+    values: np.ndarray
+    judged: np.ndarray
+    tied: np.ndarray
+
+
+def advantages(
+    rewards: np.ndarray, groups: Sequence[int] | np.ndarray, baseline: Baseline | float, scale: Scale = "none"
+) -> Advantages:
+    """Advantages of S samples: reward less ``baseline``, divided by a standard deviation.
+
+    ``rewards`` ``[S]`` has NaN where a sample could not be judged: such samples count in no mean and get 0. ``groups``
+    ``[S]`` numbers the samples of one problem alike. They are of the whole batch, before it is cut.
+
+    - ``group`` with scale ``group``: GRPO (Shao et al. 2024, section 4.1.2); with scale ``none``: Dr. GRPO (Liu et al.
+      2025, section 3). Divided by ``std + 1e-4``, std over n - 1, as TRL does.
+    - ``leave_one_out``: RLOO (Kool et al. 2019; Ahmadian et al. 2024), less the mean of the group's other judged
+      samples. A sample that is alone in its group has nothing to be compared with and gets 0.
+    - ``batch``, ``none`` or a number, as the mean of a ``RunningMean`` from before this batch: REINFORCE (Williams
+      1992).
+
+    Scale ``batch`` divides by the standard deviation of the batch's rewards. Rewards that do not differ have no scale:
+    they are divided by 1, and by 1 where one sample alone was judged.
+    """
+    given = np.asarray(rewards, dtype=np.float64)
+    judged = ~np.isnan(given)
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    within, whole = _compare(given, group, len(names)), _compare(given, np.zeros_like(group), 1)
+    if baseline == "group":
+        values = within.centred
+    elif baseline == "leave_one_out":
+        # r - (n mean - r) / (n - 1) is this, without the cancellation of two large sums.
+        values = within.centred * within.size / np.maximum(within.size - 1, 1)
+    elif baseline == "batch":
+        values = whole.centred
+    else:
+        values = given - (0.0 if baseline == "none" else baseline)
+    if scale != "none":
+        values = values / (within if scale == "group" else whole).divisor
+    tied = np.zeros(len(names), dtype=bool)
+    tied[group] = within.tied
+    return Advantages(np.where(judged, values, 0.0), judged, tied)
+
+
+@dataclass(frozen=True)
+class RunningMean:
+    """The mean reward of the batches so far, a baseline that owes nothing to the batch it is taken off.
+
+    ``count`` rewards went in. It is the mean of all of them until a batch is less than ``1 - decay`` of them; from then
+    on each batch moves it that share of the way, so that it follows a policy that improves. With ``decay`` 1 it never
+    forgets. Before the first batch it is 0. ``dataclasses.asdict`` saves it, ``RunningMean(**saved)`` restores it.
+    """
+
+    mean: float = 0.0
+    count: int = 0
+    decay: float = 0.9
+
+    def updated(self, rewards: np.ndarray) -> RunningMean:
+        """With a batch's rewards ``[S]``; NaN ones, which could not be judged, leave it as it is."""
+        judged = rewards[~np.isnan(rewards)]
+        if not judged.size:
+            return self
+        count = self.count + judged.size
+        step = max(judged.size / count, 1 - self.decay)
+        return replace(self, mean=self.mean + step * (float(judged.mean()) - self.mean), count=count)
+
+
+class _Compared(NamedTuple):
+    """Each sample ``[S]`` beside its group: reward less the group's mean, its judged samples, divisor, ties."""
+
+    centred: np.ndarray
+    size: np.ndarray
+    divisor: np.ndarray
+    tied: np.ndarray
+
+
+def _compare(rewards: np.ndarray, group: np.ndarray, groups: int) -> _Compared:
+    judged = ~np.isnan(rewards)
+    count = np.bincount(group[judged], minlength=groups)
+    lowest, highest = np.full(groups, np.inf), np.full(groups, -np.inf)
+    np.minimum.at(lowest, group[judged], rewards[judged])
+    np.maximum.at(highest, group[judged], rewards[judged])
+    # Above the lowest first: equal rewards then have an advantage of exactly 0.
+    above = np.where(judged, rewards - lowest[group], 0.0)
+    mean = np.bincount(group, above, groups) / np.maximum(count, 1)
+    centred = above - mean[group]
+    squares = np.bincount(group, np.where(judged, centred, 0.0) ** 2, groups)
+    deviation = np.sqrt(squares / np.maximum(count - 1, 1))
+    differ = highest - lowest > _ROUNDING
+    divisor = np.where(differ, deviation + _LEAST_DEVIATION, 1.0)
+    tied = (count > 1) & ~differ
+    return _Compared(centred, count[group], divisor[group], tied[group])

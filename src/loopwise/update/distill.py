@@ -1,0 +1,113 @@
+"""On-policy distillation (GKD, Agarwal et al. 2024): a teacher's distribution of every token, on one's own samples.
+
+Left out: the mix with a fixed set of completions (their lambda is 1 here), and a reward beside the divergence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from loopwise.errors import ConfigError
+from loopwise.methods import DistillConfig
+from loopwise.models.folders import load_policy
+from loopwise.models.heads import logits_of
+from loopwise.models.logps import LOGITS_AT_ONCE, TokenRow, read_states
+from loopwise.models.policy import Policy
+from loopwise.runtime import Runtime
+from loopwise.types import Context, Problem, Rollout, Sampling, Scored, Updated
+from loopwise.update.learner import Learner
+from loopwise.update.losses import generalised_jsd
+from loopwise.update.online import Learned, begin, minibatches, row_of, tokens_read
+from loopwise.update.units import work_units
+
+
+@dataclass(frozen=True)
+class Distill:
+    """``samples`` are drawn of each problem; the mean over the step's tokens is taken of their divergence."""
+
+    config: DistillConfig
+    samples: int
+    rounds: int
+    sampling: Sampling
+    teacher: Policy
+    needs = frozenset({"weights", "token_ids"})
+
+    def __call__(
+        self, policy: Policy, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context
+    ) -> Updated:
+        online = begin(policy, state, problems, context, self.config, self.samples, self.rounds)
+
+        def learn(learner: Learner, scored: Scored, step: int) -> Learned:
+            return self._learn(learner, scored, (context.round, step))
+
+        return online.run(problems, rollout, learn)
+
+    def _learn(self, learner: Learner, scored: Scored, where: tuple[int, int]) -> Learned:
+        config = self.config
+        used = [
+            place
+            for place, sample in enumerate(scored.samples)
+            if row_of(scored, place).trained_tokens and not (config.mask_truncated and sample.finish_reason == "length")
+        ]
+        groups = list(dict.fromkeys(scored.samples[place].group for place in used))
+        sums: dict[str, float] = {}
+        read = 0
+        for turn in range(config.passes):
+            for share in minibatches(groups, config.minibatches, learner.runtime, *where, turn):
+                rows = [row_of(scored, place) for place in used if scored.samples[place].group in set(share)]
+                for name, value in self._step(learner, rows).items():
+                    sums[name] = sums.get(name, 0.0) + value
+                read += tokens_read(rows)
+        count = config.updates_per_rollout
+        metrics = {name: value if name == "skipped" else value / count for name, value in sums.items()}
+        return Learned(metrics, read, read, used)
+
+    def _step(self, learner: Learner, rows: Sequence[TokenRow]) -> dict[str, float]:
+        tokens = max(1, sum(row.trained_tokens for row in rows))
+
+        def loss(module: nn.Module, unit: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor | float]]:
+            return self._divergence(module, [rows[n] for n in unit]) / tokens, {}
+
+        return learner.step(work_units(rows, self.config.tokens_per_pass), loss)
+
+    def _divergence(self, student: nn.Module, rows: Sequence[TokenRow]) -> torch.Tensor:
+        """Sum over the rows' tokens; no more than ``LOGITS_AT_ONCE`` logits of either model exist at a time."""
+        assert self.teacher.weights is not None
+        teacher: nn.Module = self.teacher.weights.module
+        own = read_states(student, rows)
+        with torch.no_grad():
+            theirs = read_states(teacher, rows)
+        counted = own.mask != 0
+
+        def part(own_states: torch.Tensor, their_states: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                wanted = logits_of(teacher, their_states)
+            logits = logits_of(student, own_states)
+            return generalised_jsd(logits, wanted, self.config.divergence, self.sampling.temperature).sum()
+
+        states, wanted = own.values[counted], theirs.values[counted]
+        size = max(1, LOGITS_AT_ONCE // int(student.config.get_text_config().vocab_size))  # type: ignore[union-attr, operator]
+        pairs = list(zip(torch.split(states, size), torch.split(wanted, size), strict=True))
+        if len(pairs) == 1:
+            return part(*pairs[0])
+        # Computed again for the gradient: kept, the parts' logits would be the whole after all.
+        return torch.stack(
+            [checkpoint(part, *pair, use_reentrant=False, preserve_rng_state=False) for pair in pairs]
+        ).sum()
+
+
+def load_teacher(config: DistillConfig, base: Policy, runtime: Runtime) -> Policy:
+    """The teacher of a recipe. Raises ConfigError where its token ids mean something else than the model's."""
+    teacher = load_policy(config.teacher, runtime)
+    if not teacher.shares_tokenizer(base):
+        raise ConfigError(
+            f'key "update.teacher": {config.teacher} has another tokenizer than the model, and their distributions '
+            "cannot be compared. Take a teacher of the same family, or start from a model with its tokenizer."
+        )
+    return teacher
