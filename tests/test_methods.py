@@ -251,3 +251,12 @@ def test_the_default_is_dr_grpo(model: Path) -> None:
     content = recipe(model, "rft").model_dump(mode="json", exclude={"update"})
     assert ImproveRecipe.model_validate(content).update.method == "dr_grpo"
     assert issubclass(ConfigError, LoopwiseError)
+
+
+def test_a_model_that_cannot_share_prompts_is_told_once(tmp_path: Path, no_report: None) -> None:
+    notes = Notes()
+    created = {"create": "lstm", "depth": 1, "width": 16, "tokenizer": "char", "context": 32}
+    made = recipe(tmp_path, "dr_grpo", model=created, rounds=2)
+    improve(made, tmp_path / "run", rewards=[letters], observer=notes)
+    told = [note for note in notes.heard if "padded batches" in note]
+    assert [note.split()[0] for note in told] == ["sampling", "training"]

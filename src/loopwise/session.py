@@ -25,7 +25,7 @@ from loopwise.models.policy import Policy
 from loopwise.observer import Observer
 from loopwise.rollout import Roller
 from loopwise.runtime import Runtime
-from loopwise.starting import ranks_in_words, sampling_of
+from loopwise.starting import ranks_in_words, sampling_of, sharing_in_words
 from loopwise.tasks.base import Streams
 from loopwise.tasks.curriculum import draw_round
 from loopwise.types import (
@@ -117,6 +117,9 @@ class Session:
             self._note("warning", warning)
         for level, message in ranks_in_words(recipe, self.parts.runtime):
             self._note(level, message)
+        if position.round == 0 and position.partial is None and isinstance(recipe, ImproveRecipe):
+            for message in sharing_in_words(base):
+                self._note("info", message)
         gate = self._gate()
         self._round_started = time.monotonic()
         if position.round == 0:

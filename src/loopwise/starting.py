@@ -13,11 +13,13 @@ from loopwise.config import ImproveRecipe, Recipe, TuneRecipe
 from loopwise.data.formats import fingerprint
 from loopwise.errors import ResumeError
 from loopwise.evaluate.rewards import RewardSum
+from loopwise.generate.check import why_not_shared_prefix
 from loopwise.methods import OnlineConfig, SFTConfig
 from loopwise.models.folders import load_policy
 from loopwise.models.lora import with_lora
 from loopwise.models.policy import Policy
 from loopwise.models.presets import create_policy
+from loopwise.models.trees import why_not_shared
 from loopwise.observer import Observer
 from loopwise.ranks import current_ranks, joined_ranks
 from loopwise.runs.journal import Journal
@@ -40,6 +42,16 @@ def take_place(stack: contextlib.ExitStack, observer: Observer | None) -> Observ
     """
     ranks = stack.enter_context(joined_ranks())
     return observer if observer is not None and ranks.first else Observer()
+
+
+def sharing_in_words(policy: Policy) -> Iterator[str]:
+    """Why completions of one prompt do not share it, in sampling and in training; nothing where they do."""
+    if policy.weights is None:
+        return
+    module = policy.weights.module
+    for what, reason in (("sampling", why_not_shared_prefix(module)), ("training", why_not_shared(module))):
+        if reason is not None:
+            yield f"{what} reads prompts once for each completion, in padded batches: {reason}"
 
 
 def ranks_in_words(recipe: Recipe, runtime: Runtime) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.update.sampled import PROBLEMS, SAMPLING, Sampled
 
 from loopwise.blocks import OptimizerConfig
 from loopwise.errors import ConfigError
@@ -22,7 +23,6 @@ from loopwise.types import Context, Updated
 from loopwise.update import distill as module
 from loopwise.update.distill import Distill, load_teacher
 from loopwise.update.online import row_of
-from tests.update.sampled import PROBLEMS, SAMPLING, Sampled
 
 
 def configured(**changes: object) -> DistillConfig:
@@ -85,7 +85,7 @@ def test_parts_add_up_to_the_whole(
     monkeypatch.setattr(module, "LOGITS_AT_ONCE", 5 * policy.tokenizer.vocab_size)
     _, parts = learn(policy, teacher, configured(tokens_per_pass=40), context)
     assert parts[0] == pytest.approx(whole[0], rel=1e-4)
-    assert logps.LOGITS_AT_ONCE > 5 * policy.tokenizer.vocab_size
+    assert 5 * policy.tokenizer.vocab_size < logps.LOGITS_AT_ONCE
 
 
 def test_a_teacher_must_read_the_same_tokens(policy: Policy, runtime: Runtime, tmp_path: Path) -> None:

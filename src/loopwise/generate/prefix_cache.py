@@ -122,24 +122,12 @@ class PrefixCache:
 
     def keep(self, kept: np.ndarray) -> None:
         """Go on with the rows ``kept``, in that order. Only rows whose place changes are copied."""
-        for layer in self._layers.values():
-            for tensor in layer.rows:
-                self._move(tensor[:, :, : self._filled], kept)
+        self._move([tensor[:, :, : self._filled] for layer in self._layers.values() for tensor in layer.rows], kept)
         self._owners = self._owners[kept]
-        if not self._share and self._seen is not None:
-            self._seen = self._seen[self._index(kept)]
         if self._share:
-            living = np.bincount(self._owners, minlength=self._groups) > 0
-            groups = closed_up(living)
-            if len(groups) < self._groups:
-                for layer in self._layers.values():
-                    for tensor in layer.prompts or ():
-                        self._move(tensor, groups)
-                if self._seen is not None:
-                    self._seen = self._seen[self._index(groups)]
-                renamed = np.zeros(self._groups, dtype=np.int64)
-                renamed[groups] = np.arange(len(groups))
-                self._owners = renamed[self._owners]
+            self._close_groups()
+        elif self._seen is not None:
+            self._seen = self._seen.index_select(0, self._index(kept))
         self._arrange()
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
@@ -192,6 +180,18 @@ class PrefixCache:
         tensor = tensor.transpose(1, 2).flatten(0, 1)
         return tensor if self._slots_of_rows is None else tensor[self._slots_of_rows]
 
+    def _close_groups(self) -> None:
+        """Leave out the prompts whose rows are all gone."""
+        living = closed_up(np.bincount(self._owners, minlength=self._groups) > 0)
+        if len(living) == self._groups:
+            return
+        self._move([tensor for layer in self._layers.values() for tensor in layer.prompts or ()], living)
+        if self._seen is not None:
+            self._seen = self._seen.index_select(0, self._index(living))
+        renamed = np.zeros(self._groups, dtype=np.int64)
+        renamed[living] = np.arange(len(living))
+        self._owners = renamed[self._owners]
+
     def _arrange(self) -> None:
         """Give each row a place in its group."""
         counts = np.bincount(self._owners)
@@ -219,15 +219,16 @@ class PrefixCache:
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else key.dtype
         columns = min(self._most, self._filled + SPARE)
 
-        def zeros(count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-            # Not empty: what padding hides counts 0 times, and NaN would still be NaN.
+        def take(count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+            # What padding hides counts 0 times, but what happens to lie in memory may be NaN, which stays NaN.
+            fill = torch.empty if self._seen is None else torch.zeros
             found = [
-                tensor.new_zeros(count, tensor.shape[1], length, tensor.shape[3], dtype=dtype)
+                fill(count, tensor.shape[1], length, tensor.shape[3], dtype=dtype, device=tensor.device)
                 for tensor in (key, value)
             ]
             return found[0], found[1]
 
-        layer = _Layer(zeros(len(self._owners), columns), zeros(self._groups, self._width) if self._share else None)
+        layer = _Layer(take(len(self._owners), columns), take(self._groups, self._width) if self._share else None)
         self._layers[layer_idx] = layer
         return layer
 
@@ -235,7 +236,7 @@ class PrefixCache:
         columns = min(self._most, 2 * self._filled)
         grown = []
         for tensor in layer.rows:
-            larger = tensor.new_zeros(len(self._owners), tensor.shape[1], columns, tensor.shape[3])
+            larger = tensor.new_empty(len(self._owners), tensor.shape[1], columns, tensor.shape[3])
             larger[:, :, : tensor.shape[2]] = tensor[: len(self._owners)]
             grown.append(larger)
         layer.rows = grown[0], grown[1]
@@ -243,10 +244,13 @@ class PrefixCache:
     def _index(self, places: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(places).to(self._device)
 
-    def _move(self, tensor: torch.Tensor, kept: np.ndarray) -> None:
+    def _move(self, tensors: Sequence[torch.Tensor], kept: np.ndarray) -> None:
+        """In each of ``tensors``, put what is at ``kept`` at 0, 1, 2, ..."""
         moved = np.flatnonzero(kept != np.arange(len(kept)))
         if len(moved):
-            tensor[self._index(moved)] = tensor.index_select(0, self._index(kept[moved]))
+            to, origin = self._index(moved), self._index(kept[moved])
+            for tensor in tensors:
+                tensor[to] = tensor.index_select(0, origin)
 
 
 def closed_up(going: np.ndarray) -> np.ndarray:
