@@ -19,7 +19,7 @@ def words(update: dict[str, Any], problems: int = 64, passes: int | None = None,
 
 
 def test_a_round_by_policy_gradient() -> None:
-    assert words({}, passes=3) == {
+    assert words({"tokens_per_pass": 4096}, passes=3) == {
         "sampling": "64 problems x 8 samples = 512 samples",
         "training": f"{ONLINE}1 optimizer step each",
         "advantage": "reward less the mean of its problem's samples",

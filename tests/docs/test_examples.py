@@ -125,7 +125,7 @@ def test_the_generator_of_the_page_serves_a_search_for_prompts(tmp_path: Path) -
     result = improve(recipe, tmp_path / "out", update=Remember(), generator=generator, policy=Policy())
     assert result.summary["stages"]["base"]["dev"]["accuracy"] == 0.0
     assert result.summary["stages"]["improved"]["dev"]["accuracy"] == 1.0
-    with pytest.raises(IncompatibleError, match="needs weights"):
+    with pytest.raises(IncompatibleError, match="needs token_ids, weights"):
         improve(recipe, tmp_path / "refused", generator=generator)
 
 

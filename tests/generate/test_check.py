@@ -39,7 +39,7 @@ def recurrent(name: str, tokenizer: Any) -> Policy:
 def test_attention_passes(make_policy: Callable[..., Policy], runtime: Runtime, shape: str, spread: float) -> None:
     check_sampling(make_policy(shape, initializer_range=spread), runtime)
     check_sampling(replace(make_policy(shape), weights=None), runtime)
-    for length in (3, 5):  # the shortest that the check fits in, and one that it does not
+    for length in (4, 6):  # the shortest that the check fits in, and one that it does not
         check_sampling(make_policy(shape, max_position_embeddings=length), runtime)
 
 

@@ -83,6 +83,17 @@ def test_equal_logits_are_all_within_reach() -> None:
     assert tokens.tolist() == [0, 1, 2, 2]
 
 
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, top_p=0.9), Sampling(temperature=0.0)])
+def test_a_few_rows_at_a_time_draw_what_all_at_once_do(monkeypatch: pytest.MonkeyPatch, sampling: Sampling) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(7, 50, generator=generator)
+    draws = torch.rand(7, generator=generator, dtype=torch.float64)
+    whole = choose(logits, draws, sampling)
+    for at_once in (1, 100, 199):
+        monkeypatch.setattr("loopwise.generate.sampling.AT_ONCE", at_once)
+        assert all(map(torch.equal, choose(logits, draws, sampling), whole))
+
+
 def test_truncation_keeps_the_smallest_sufficient_set() -> None:
     probabilities = torch.tensor([[0.125, 0.5, 0.25, 0.125]])
     assert truncate(probabilities, 0, 0.5)[0].tolist() == [0, 0.5, 0, 0]

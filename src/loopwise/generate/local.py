@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from loopwise.errors import ModelError
-from loopwise.generate.check import why_not_shared_prefix
+from loopwise.generate.check import Rows, why_not_shared_prefix
 from loopwise.generate.padded import PaddedRows
-from loopwise.generate.prefix import SharedRows
 from loopwise.generate.prefix_cache import closed_up
 from loopwise.generate.sampling import choose
 from loopwise.generate.twin import twin_of
@@ -114,9 +113,7 @@ class LocalGenerator:
             rows.read(tokens)
             yield position
 
-    def _open(
-        self, policy: Policy, prompts: list[list[int]], row_prompts: list[int], max_tokens: int
-    ) -> PaddedRows | SharedRows:
+    def _open(self, policy: Policy, prompts: list[list[int]], row_prompts: list[int], max_tokens: int) -> Rows:
         """The rows with their prompts read, in the fastest way that the module allows."""
         assert policy.weights is not None
         module, device = policy.weights.module, self.runtime.torch_device
@@ -124,6 +121,8 @@ class LocalGenerator:
         if torch.is_autocast_enabled(device.type):
             module = twin_of(module, linear=torch.get_autocast_dtype(device.type))
         if shares:
+            from loopwise.generate.prefix import SharedRows  # transformers takes seconds to load
+
             return SharedRows(module, prompts, row_prompts, max_tokens, device)
         return PaddedRows(module, prompts, row_prompts, device)
 

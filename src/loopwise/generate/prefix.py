@@ -22,7 +22,7 @@ from loopwise.generate.twin import twin_of
 from loopwise.models.logps import last_logits
 
 ATTENTION = "loopwise_shared_prefix"
-SHARED_FROM = 32
+SHARED_FROM = 24
 """Tokens of the longest prompt from which sharing pays. Rows keep shorter ones themselves, which takes fewer steps."""
 PREFILL_TOKENS = 2**11
 """Prompt tokens of one forward pass, at most (a longer prompt goes alone)."""
@@ -35,7 +35,7 @@ class NotShareableError(ModelError):
 
 
 class SharedRows:
-    """Rows that grow token by token. ``logits`` ``[S, V]`` predict each row's next token.
+    """Rows that grow token by token. ``logits`` ``[S, V]`` predict each row's next token; ``shares``: they share.
 
     ``share`` None: as the lengths of the prompts and the sizes of their groups make it pay.
     """
@@ -56,6 +56,7 @@ class SharedRows:
         width = max(map(len, prompts))
         if share is None:
             share = width >= SHARED_FROM and len(row_prompts) >= 2 * len(prompts)
+        self.shares = share
         owners = np.asarray(row_prompts)
         self._cache = PrefixCache([len(prompt) for prompt in prompts], owners, max_tokens, device, share)
         self._module = twin_of(module, _attn_implementation_internal=ATTENTION, loopwise_prefix_cache=self._cache)
@@ -78,13 +79,13 @@ class SharedRows:
     def _read_prompts(self, prompts: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
         """Next-token logits ``[P, V]`` of each prompt."""
         logits: list[torch.Tensor] = []
-        order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-        for places in _passes(order, [len(prompt) for prompt in prompts]):
+        order: list[int] = []
+        for places in passes([len(prompt) for prompt in prompts]):
             ids, positions, real = left_padded([prompts[place] for place in places], device)
             self._cache.open_prompts(places, real)
             logits.append(self._forward(ids, positions))
-        back = np.argsort(order)
-        return torch.cat(logits)[torch.from_numpy(back).to(device)]
+            order += places
+        return torch.cat(logits)[torch.from_numpy(np.argsort(order)).to(device)]
 
     def _forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         output = self._module(
@@ -97,15 +98,15 @@ class SharedRows:
         return output.logits[:, -1]  # type: ignore[no-any-return]
 
 
-def _passes(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Prompts in ``order`` (shortest first), cut into forward passes of at most PREFILL_TOKENS padded tokens."""
-    passes: list[list[int]] = []
-    for place in order:
-        if passes and (len(passes[-1]) + 1) * lengths[place] <= PREFILL_TOKENS:
-            passes[-1].append(place)
+def passes(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of the prompts, shortest first, cut into forward passes of at most PREFILL_TOKENS padded tokens."""
+    found: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if found and (len(found[-1]) + 1) * lengths[place] <= PREFILL_TOKENS:
+            found[-1].append(place)
         else:
-            passes.append([place])
-    return passes
+            found.append([place])
+    return found
 
 
 def _attend(
