@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 20000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-all bench lint clean
+.PHONY: help setup demo test test-all test-gpu bench lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo 'make demo      a tiny model teaches itself in front of you, about two minutes (ARGS="--seed 1")'
 	@echo 'make test      the test suite, 8 minutes at most on two cores'
 	@echo 'make test-all  the long tests too'
+	@echo 'make test-gpu  the tests that need a GPU (a few minutes; skipped, with the reason, where torch sees none)'
 	@echo 'make bench     loopwise beside its rivals, half an hour or more (ARGS="--only pretrain --json out.json --quick")'
 	@echo 'make lint      style, types and floors'
 	@echo 'make clean     remove caches and build leftovers (.venv stays)'
@@ -56,6 +57,9 @@ test: $(READY)
 
 test-all: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not gpu' --timeout 3600
+
+test-gpu: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -m gpu -rs --timeout 600
 
 # Alone on the machine, or the figures mean little.
 bench: $(READY)

@@ -21,15 +21,16 @@ from benchmarks.harness import (
 from benchmarks.warm_starts import HELD_OUT, warm_starts
 from loopwise.evaluate.stats import wilson
 
-ROUNDS, PROBLEMS, SAMPLES, NEW_TOKENS = 8, 512, 8, 5
+ROUNDS, PROBLEMS, SAMPLES, NEW_TOKENS = 4, 512, 8, 5
 QUICK = {"rounds": 1, "problems": 8, "samples": 4}
-LABELLED = 250
+LABELLED = 400
 TEACHER = ("data.labelled=2000", "update.steps=800")
 
 _FITTED = {"name": "muon", "matrix_lr": 0.02, "lr": 3e-3}
 _FIT = {"method": "rft", "steps": 40, "batch_size": 128, "labelled_share": 0.3, "optimizer": _FITTED}
 _PAIRS = {"steps": 16, "batch_size": 64, "optimizer": {"name": "muon", "matrix_lr": 0.005, "lr": 3e-4}}
-_ONLINE = {"problems_per_step": 32, "optimizer": {"name": "muon", "matrix_lr": 0.005, "lr": 3e-4}}
+_ONLINE = {"problems_per_step": 32, "optimizer": {"name": "adamw", "lr": 3e-4}}
+_PPO = {**_ONLINE, "passes": 2, "optimizer": {"name": "adamw", "lr": 2e-4}}
 CONTROL = "labelled sums alone (control)"
 METHODS: Mapping[str, Mapping[str, Any]] = {
     CONTROL: {**_FIT, "keep": "none"},
@@ -48,7 +49,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "Dr. GRPO": {**_ONLINE, "method": "dr_grpo"},
     "Dr. GRPO, KL to the base": {**_ONLINE, "method": "dr_grpo", "kl": {"weight": 0.01}},
     "DAPO's loss": {**_ONLINE, "method": "dapo"},
-    "PPO": {**_ONLINE, "method": "ppo"},
+    "PPO": {**_PPO, "method": "ppo"},
     "distillation (has a teacher)": {**_ONLINE, "method": "distill"},
 }
 QUICK_METHODS = (CONTROL, "DPO", "Dr. GRPO", "PPO", "distillation (has a teacher)")
@@ -58,7 +59,7 @@ FIGURES = (
     Figure("after", "after", ".1%"),
     Figure("rolled_back", "rounds rolled back", ".0f"),
     Figure("sampled", "answers sampled", ".0f"),
-    Figure("steps", "optimizer steps", ".0f"),
+    Figure("steps", "steps (online: rollouts)", ".0f"),
     Figure("minutes", "minutes", ".1f"),
 )
 NOTES = (
@@ -75,7 +76,7 @@ def run(settings: Settings) -> Section:
     """Every method for each seed."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         options = {
-            "models": warm_starts(Path(folder) / "base", settings, settings.repeats),
+            "models": warm_starts(Path(folder) / "base", settings, settings.repeats, [f"data.labelled={LABELLED}"]),
             "teachers": warm_starts(Path(folder) / "teacher", settings, settings.repeats, TEACHER),
             **(QUICK if settings.quick else {"rounds": ROUNDS, "problems": PROBLEMS, "samples": SAMPLES}),
         }

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from tests.stopping import CutShortError, StopAt
 
 from loopwise.advice import advise
 from loopwise.config import ImproveRecipe
+from loopwise.data.batches import mixed_batch
 from loopwise.errors import ConfigError, LoopwiseError, ResumeError
-from loopwise.methods import ClipConfig, DAPOConfig, GRPOConfig, PPOConfig, RFTConfig, SPINConfig
+from loopwise.methods import RFTConfig
 from loopwise.models.folders import load_policy
 from loopwise.models.lora import with_lora
 from loopwise.observer import Observer
@@ -21,6 +21,7 @@ from loopwise.runs.journal import Journal
 from loopwise.runtime import Runtime
 from loopwise.stages.controls import control_recipe
 from loopwise.stages.improve import RUN_ID, improve
+from loopwise.starting import sharing_in_words
 from loopwise.workspace import JOURNAL
 
 ONLINE = {"problems_per_step": 2}
@@ -128,7 +129,13 @@ def test_steps_are_told_by_trls_names(model: Path, tmp_path: Path, no_report: No
         ("rloo", {"sampling": {"top_k": 5}}, "sampling.top_k"),
         ("dr_grpo", {"samples": 1}, "leaves nothing to compare"),
         ("dpo", {"samples": 1}, "leaves nothing to compare"),
-        ("spin", {"label_free": True}, "update.method"),
+        *((name, {"sampling": {"temperature": 0}}, "sampling.temperature") for name in ("dpo", "slic", "rrhf")),
+        ("spin", {"label_free": True}, r"update\.method.*Take a method that learns from rewards alone"),
+        ("rft", {"label_free": True, "update": {"method": "rft", "keep": "gold"}}, r"update\.keep.*Leave it out"),
+        ("dr_grpo", {"problems": 2, "update": {"minibatches": 3}}, "update.minibatches"),
+        ("dpo", {"update": {"method": "dpo", "max_length": 16}}, "update.max_length"),
+        ("ipo", {"update": {"method": "ipo", "end_of_text": False}}, "update.end_of_text"),
+        ("rrhf", {"update": {"method": "rrhf", "max_length": 8}, "gate": {"metric": "likelihood"}}, "max_length"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
@@ -144,7 +151,8 @@ def test_what_does_not_go_together_is_refused(
     [{"method": "dpo", "reference": "adapters_off"}, {"kl": {"weight": 0.1, "reference": "adapters_off"}}],
 )
 def test_weights_below_adapters_need_adapters(update: dict[str, Any], model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"Add model\.lora"):
+    key = r"update\.reference" if "method" in update else r"update\.kl\.reference"
+    with pytest.raises(ConfigError, match=rf'key "{key}": adapters_off .* Set model\.lora'):
         improve(recipe(model, "dr_grpo", update=update), tmp_path / "run", rewards=[letters])
 
 
@@ -190,6 +198,24 @@ def test_controls_take_as_many_steps(method: str, rows: int, model: Path) -> Non
     assert update.steps == 2 * (2 if method == "dapo" else 1)
     assert update.batch_size == rows
     assert update.optimizer == made.update.optimizer
+    assert update.labelled_share == 0.0
+
+
+def test_controls_take_no_more_rows_than_a_round_has(model: Path) -> None:
+    made = recipe(model, "dr_grpo", update={"problems_per_step": 16, "minibatches": 2})
+    update = control_recipe(made, "unfiltered").update
+    assert isinstance(update, RFTConfig)
+    assert (update.steps, update.batch_size) == (2, 4 * 4 // 2)
+
+
+@pytest.mark.parametrize(("name", "labelled"), [("unfiltered", 0.0), ("labelled", 1.0)])
+def test_a_control_beside_labelled_rows_keeps_to_its_own(name: str, labelled: float) -> None:
+    made = ImproveRecipe.model_validate({"model": "x", "data": {"task": "addition", "labelled": 8}})
+    update = control_recipe(made, name).update
+    assert isinstance(update, RFTConfig)
+    pooled = 0 if update.keep == "none" else 8
+    is_labelled, _ = mixed_batch(8, pooled, update.labelled_share, 64, 0, 1, 0)
+    assert is_labelled.mean() == labelled
 
 
 def test_a_control_of_an_online_method_runs(model: Path, tmp_path: Path, no_report: None) -> None:
@@ -236,17 +262,6 @@ def test_advice_says_what_to_do(model: Path) -> None:
     assert "less likely" in sinking
 
 
-def test_keys_without_effect_are_refused() -> None:
-    for kind, content in (
-        (GRPOConfig, {"clip": {"high": 0.3}}),
-        (SPINConfig, {"pairs": {"take": "all"}}),
-        (PPOConfig, {"advantage": {"baseline": "group"}}),
-    ):
-        with pytest.raises(ValidationError):
-            kind.model_validate(content)
-    assert DAPOConfig(passes=2).clip == ClipConfig(low=0.2, high=0.28)
-
-
 def test_the_default_is_dr_grpo(model: Path) -> None:
     content = recipe(model, "rft").model_dump(mode="json", exclude={"update"})
     assert ImproveRecipe.model_validate(content).update.method == "dr_grpo"
@@ -260,3 +275,10 @@ def test_a_model_that_cannot_share_prompts_is_told_once(tmp_path: Path, no_repor
     improve(made, tmp_path / "run", rewards=[letters], observer=notes)
     told = [note for note in notes.heard if "padded batches" in note]
     assert [note.split()[0] for note in told] == ["sampling", "training"]
+
+
+def test_a_short_context_is_no_fault_of_the_model(model: Path) -> None:
+    policy = load_policy(model, _runtime())
+    assert policy.weights is not None
+    [told] = sharing_in_words(policy)
+    assert told.endswith(f"its context of {policy.weights.context_length} tokens is too short for sharing to pay")

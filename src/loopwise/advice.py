@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loopwise.config import ImproveRecipe, Recipe
-from loopwise.methods import OnlineConfig, PairsConfig
+from loopwise.methods import PairsConfig, PolicyGradientConfig, PPOConfig, SPINConfig
 
 MOST_TIED = 0.5
 MOST_CUT = 0.5
@@ -17,20 +17,8 @@ FAR_FROM_REFERENCE = 0.5
 
 def advise(recipe: Recipe, summary: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a committed round, and what to do about it."""
-    if not isinstance(recipe, ImproveRecipe) or not summary.get("samples"):
-        return
-    groups = int(summary.get("problems", 0))
-    learns = isinstance(recipe.update, OnlineConfig | PairsConfig) and recipe.update.method not in ("spin", "distill")
-    tied = summary.get("frac_reward_zero_std", 0.0)
-    if learns and recipe.samples > 1 and tied > MOST_TIED:
-        rate = summary.get("pass_at_1")
-        mend = "raise sampling.temperature or pick harder problems"
-        if rate is not None and rate < 0.5:
-            mend = "raise samples or sampling.temperature, or pick easier problems"
-        yield f"{round(tied * groups)} of {groups} groups tie, and nothing is learned from them: {mend}."
-    cut = summary.get("completions/clipped_ratio", 0.0)
-    if cut > MOST_CUT:
-        yield f"{cut:.0%} of the samples were cut at sampling.max_tokens ({recipe.sampling.max_tokens}): raise it."
+    if isinstance(recipe, ImproveRecipe) and summary.get("samples"):
+        yield from _on_samples(recipe, summary)
     clipped = summary.get("update/clip_ratio/region_mean", 0.0)
     if clipped > MOST_CLIPPED:
         yield f"the ratio of {clipped:.0%} of the tokens was clipped: lower update.passes or update.optimizer.lr."
@@ -42,3 +30,27 @@ def advise(recipe: Recipe, summary: Mapping[str, Any]) -> Iterator[str]:
             "chosen completions grew less likely than under the reference, as rejected ones did: "
             "raise update.sft_weight or update.beta."
         )
+
+
+def _on_samples(recipe: ImproveRecipe, summary: Mapping[str, Any]) -> Iterator[str]:
+    groups = int(summary.get("problems", 0))
+    tied = summary.get("frac_reward_zero_std", 0.0)
+    if recipe.samples > 1 and tied > MOST_TIED and _ties_teach_nothing(recipe.update):
+        rate = summary.get("pass_at_1")
+        mend = "raise sampling.temperature or pick harder problems"
+        if rate is not None and rate < 0.5:
+            mend = "raise samples or sampling.temperature, or pick easier problems"
+        yield f"{round(tied * groups)} of {groups} groups tie, and nothing is learned from them: {mend}."
+    cut = summary.get("completions/clipped_ratio", 0.0)
+    if cut > MOST_CUT:
+        yield f"{cut:.0%} of the samples were cut at sampling.max_tokens ({recipe.sampling.max_tokens}): raise it."
+
+
+def _ties_teach_nothing(update: Any) -> bool:
+    """Whether an update learns nothing from samples of one problem that score alike."""
+    if not isinstance(update, PolicyGradientConfig):
+        return isinstance(update, PairsConfig) and not isinstance(update, SPINConfig)
+    if update.advantage.drop_tied:
+        return True
+    by_group = not isinstance(update, PPOConfig) and update.advantage.baseline in ("group", "leave_one_out")
+    return by_group and not update.kl.weight and not update.entropy_bonus

@@ -22,6 +22,34 @@ class Block(BaseModel):
             raise ValueError("expected a number or text (put quotes around yes, no, on and off)")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _rest_by_default(cls, value: Any, info: ValidationInfo) -> Any:
+        # What a block leaves out is as in the default of its key, which differs from that of the block's own class.
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(field.default, Block) and field.annotation is type(field.default) and isinstance(value, Mapping):
+            return _completed(field.default, value)
+        return value
+
+    def changed(self, *names: str) -> list[str]:
+        """Those of the named keys that are not at their default: a run's record names them all, given or not."""
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].default]
+
+    def _refuse_idle(self, why: str, *names: str) -> None:
+        """Raise ValueError where one of the named keys is changed, though it does nothing; ``why``, and the mend."""
+        for name in self.changed(*names):
+            raise ValueError(f'"{name}" does nothing {why}')
+
+
+def _completed(default: Block, given: Mapping[Any, Any]) -> dict[Any, Any]:
+    completed: dict[Any, Any] = dict(default)
+    for key, value in given.items():
+        below: Any = completed.get(key)
+        merges = isinstance(below, Block) and isinstance(value, Mapping)
+        completed[key] = _completed(below, value) if merges else value
+    return completed
+
 
 class TokenizerConfig(Block):
     """A tokenizer trained on the run's own text, or one that is there already."""
@@ -33,12 +61,11 @@ class TokenizerConfig(Block):
 
     @model_validator(mode="after")
     def _no_idle_keys(self) -> TokenizerConfig:
-        fields = type(self).model_fields
-        idle = [name for name in ("kind", "vocabulary") if getattr(self, name) != fields[name].default]
+        idle = self.changed("kind", "vocabulary")
         if self.path is not None and idle:
             raise ValueError(f'"{idle[0]}" is of a tokenizer trained here; {self.path} has its own. Leave one out')
-        if self.kind == "byte" and "vocabulary" in idle:
-            raise ValueError('"vocabulary" does nothing with kind: byte, which has all 256 bytes. Leave it out')
+        if self.kind == "byte":
+            self._refuse_idle("with kind: byte, which has all 256 bytes. Leave it out", "vocabulary")
         return self
 
 
@@ -85,8 +112,7 @@ class ModelConfig(Block):
     def _one_source(self) -> ModelConfig:
         if (self.path is None) == (self.create is None):
             raise ValueError('name either "path" (a model folder) or "create" (a preset), not both')
-        fields = type(self).model_fields
-        given = [name for name in _DIALS if getattr(self, name) != fields[name].default]
+        given = self.changed(*_DIALS)
         if given and (self.path is not None or self.create == "demo"):
             raise ValueError(f'"{given[0]}" shapes a created model; {self.path or "demo"} has its own. Leave it out')
         return self
@@ -194,9 +220,8 @@ class CorpusConfig(Block):
 
     @model_validator(mode="after")
     def _no_idle_threshold(self) -> CorpusConfig:
-        default = type(self).model_fields["near_threshold"].default
-        if self.deduplicate != "near" and self.near_threshold != default:
-            raise ValueError('"near_threshold" does nothing without deduplicate: near. Set that, or leave it out')
+        if self.deduplicate != "near":
+            self._refuse_idle("without deduplicate: near. Set that, or leave it out", "near_threshold")
         return self
 
 
@@ -269,7 +294,9 @@ class RuntimeConfig(Block):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="compute; master weights stay float32")
     threads: int | None = Field(None, ge=1, description="default: all cores; pinned for the whole run")
     processes: int = Field(1, ge=1, description="runs at a time: above 1, the controls run beside the loop")
-    checkpoint_steps: int = Field(50, ge=1, description="optimizer steps between mid-round checkpoints")
+    checkpoint_steps: int = Field(
+        50, ge=1, description="between mid-round checkpoints: optimizer steps; of `update` on fresh samples, rollouts"
+    )
     keep_checkpoints: int = Field(2, ge=2)
     generate_batch: int = Field(256, ge=1, description="samples decoded together: one work unit")
     shard: bool = Field(False, description="FSDP2: weights in training, gradients, moments in shards over the ranks")

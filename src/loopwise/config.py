@@ -82,6 +82,11 @@ class TuneRecipe(Block):
     runtime: Alone = RuntimeConfig()
     budget: BudgetConfig = BudgetConfig()
 
+    @property
+    def has_idle_rewards(self) -> bool:
+        """Whether it names rewards, though its gate measures none."""
+        return bool(self.rewards) and self.gate.metric == "likelihood"
+
 
 class ImproveRecipe(Block):
     """``loopwise improve``: the loop. Each round draws ``problems`` problems, ``samples`` samples of each."""
@@ -161,10 +166,10 @@ def parse_recipe(kind: type[R], content: Mapping[str, Any], place: str = "recipe
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        command = next((name for name, other in COMMANDS.items() if other is not kind and _fits(other, content)), None)
+        command = next((name for name, other in COMMANDS.items() if other is not kind and _is_of(other, content)), None)
         if command and foreign:
             raise ConfigError(f"{place}: this is a recipe of `loopwise {command}`. Run that command on it.") from None
-        raise ConfigError(explain(kind, place, error)) from None
+        raise ConfigError(explain(kind, place, error, content)) from None
 
 
 def resolve_paths(recipe: R, folder: Path) -> R:
@@ -277,8 +282,20 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def _fits(kind: type[Block], content: Mapping[str, Any]) -> bool:
+    return _validated(kind, content) is not None
+
+
+def _is_of(kind: type[Block], content: Mapping[str, Any]) -> bool:
+    """Whether a recipe fits its kind, and has nothing for which that command would send it back."""
+    recipe = _validated(kind, content)
+    if not isinstance(recipe, TuneRecipe):
+        return recipe is not None
+    unlabelled = recipe.data.task is not None and recipe.data.labelled is None
+    return not (unlabelled or recipe.has_idle_rewards)
+
+
+def _validated(kind: type[Block], content: Mapping[str, Any]) -> Block | None:
     try:
-        kind.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError:
-        return False
-    return True
+        return None

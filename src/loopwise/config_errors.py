@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -37,13 +37,15 @@ _EXPECTED = {
 """Pydantic's kinds of error, in words that name no Python type."""
 
 
-def explain(kind: type[BaseModel], place: str, error: ValidationError) -> str:
-    """A line for each key that is wrong; ``kind`` is the model that was validated, ``place`` the recipe's name."""
+def explain(kind: type[BaseModel], place: str, error: ValidationError, content: Mapping[str, Any]) -> str:
+    """A line for each key of ``content`` that is wrong; ``kind`` is the model that it was validated by, ``place`` the
+    recipe's name.
+    """
     found_at: dict[tuple[str, ...], list[Any]] = {}
     for detail in error.errors():
         found_at.setdefault(_walk(kind, detail["loc"])[0], []).append(detail)
     return "\n".join(
-        _explain(kind, place, location, details)
+        _explain(kind, place, location, details, content)
         for location, details in found_at.items()
         if not _follows(location, found_at)
     )
@@ -60,14 +62,16 @@ def found(value: Any) -> str:
     return repr(value)
 
 
-def _explain(kind: type[BaseModel], place: str, location: Sequence[str], details: Sequence[Any]) -> str:
+def _explain(
+    kind: type[BaseModel], place: str, location: Sequence[str], details: Sequence[Any], content: Mapping[str, Any]
+) -> str:
     detail = details[0]
     key = ".".join(location)
     if detail["type"] == "extra_forbidden":
-        _, owner = _walk(kind, detail["loc"])
-        known = list(owner.model_fields) if owner else []
-        method = f" of method {_method(owner)}" if owner and _method(owner) else ""
-        return f'{place}: unknown key "{key}"{method}. {nearest(location[-1], known)}'
+        return f'{place}: unknown key "{key}"{_unknown(kind, location, detail, content)}'
+    if detail["type"] == "union_tag_not_found" and isinstance(detail["input"], Mapping):
+        known = ", ".join(map(str, map(_method, _choices(kind, location))))
+        return f'{place}: key "{key}.method": expected one of {known}, found {found(detail["input"]["method"])}.'
     if detail["type"] == "union_tag_invalid":
         tag, known = detail["ctx"]["tag"], detail["ctx"]["expected_tags"]
         mend = nearest(tag, [name.strip(" '") for name in known.split(",")])
@@ -84,6 +88,32 @@ def _explain(kind: type[BaseModel], place: str, location: Sequence[str], details
         if isinstance(detail["input"], dict):
             return f'{place}: key "{key}": {message}.'
     return f'{place}: key "{key}": {message}, found {found(detail["input"])}.'
+
+
+def _unknown(kind: type[BaseModel], location: Sequence[str], detail: Any, content: Mapping[str, Any]) -> str:
+    """Of which method a key is unknown, and the mend: a key that is near, or a method that has this one."""
+    *above, name = location
+    _, owner = _walk(kind, detail["loc"])
+    method = _method(owner) if owner else None
+    if method is None:
+        return f". {nearest(name, owner.model_fields if owner else ())}"
+    block: Any = content
+    for part in above:
+        block = block[part]
+    others = [str(_method(other)) for other in _choices(kind, above) if name in other.model_fields]
+    if others and "method" not in block:
+        belongs = ", ".join(others)
+        return f" of method {method} (the default); it belongs to {belongs}. Name the method with {above[-1]}.method."
+    return f" of method {method}. {nearest(name, owner.model_fields if owner else ())}"
+
+
+def _choices(kind: type[BaseModel], location: Sequence[str]) -> list[type[BaseModel]]:
+    """The blocks that a key may hold."""
+    blocks = [kind]
+    for part in location:
+        field = next((block.model_fields[part] for block in blocks if part in block.model_fields), None)
+        blocks = _blocks(field.annotation) if field else []
+    return blocks
 
 
 def _follows(location: tuple[str, ...], others: Iterable[tuple[str, ...]]) -> bool:

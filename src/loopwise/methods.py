@@ -39,6 +39,15 @@ class RFTConfig(SFTConfig):
     restart: bool = Field(False, description="train from the base each round (STaR, ReST-EM) instead of going on")
     pool: Literal["all", "round"] = Field("all", description="learn from what every round kept, or from this round's")
 
+    @model_validator(mode="after")
+    def _no_idle_keys(self) -> RFTConfig:
+        if self.keep == "none":
+            why = "with keep: none, which learns from the labelled rows alone. Leave it out"
+            self._refuse_idle(why, "per_problem", "labelled_share", "pool")
+        if self.keep == "gold":
+            self._refuse_idle("with keep: gold, of which a problem has one. Leave it out", "per_problem")
+        return self
+
 
 Reference = Literal["base", "accepted", "adapters_off"]
 _REFERENCE = "compared with: the run's base, the policy the round starts from, or the weights below the adapters"
@@ -77,7 +86,7 @@ class RRHFConfig(PairsConfig):
 
     @model_validator(mode="after")
     def _ranks_every_pair(self) -> RRHFConfig:
-        if self.pairs.take != "extremes":
+        if self.pairs.changed("take"):
             raise ValueError('"pairs.take" does nothing with rrhf, which ranks every pair. Leave it out')
         return self
 
@@ -113,8 +122,7 @@ class SPINConfig(DPOConfig):
 
     @model_validator(mode="after")
     def _pairs_without_rewards(self) -> SPINConfig:
-        if self.pairs != PairingConfig():
-            raise ValueError('"pairs" does nothing with spin, whose pairs need no rewards. Leave it out')
+        self._refuse_idle("with spin, whose pairs need no rewards. Leave it out", "pairs")
         return self
 
 
@@ -124,6 +132,12 @@ class KLConfig(Block):
     weight: float = Field(0.0, ge=0, description="0: the reference is never read")
     estimator: Literal["k1", "k2", "k3"] = Field("k3", description="k1 is taken off the reward, the others are losses")
     reference: Reference = Field("base", description=_REFERENCE)
+
+    @model_validator(mode="after")
+    def _no_idle_keys(self) -> KLConfig:
+        if not self.weight:
+            self._refuse_idle("with weight 0. Raise weight, or leave it out", "estimator", "reference")
+        return self
 
 
 class OnlineConfig(Block):
@@ -137,6 +151,15 @@ class OnlineConfig(Block):
     threshold: float = Threshold
     mask_truncated: bool = Field(False, description="learn nothing from samples cut at sampling.max_tokens")
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="after")
+    def _a_problem_for_each(self) -> OnlineConfig:
+        if self.minibatches > self.problems_per_step:
+            raise ValueError(
+                f'"minibatches" are made of whole problems, and {self.problems_per_step} of them (problems_per_step) '
+                f"make no {self.minibatches}. Lower it, or raise problems_per_step"
+            )
+        return self
 
     @property
     def updates_per_rollout(self) -> int:
@@ -177,17 +200,15 @@ class PolicyGradientConfig(OnlineConfig):
 
     @model_validator(mode="after")
     def _sequences_weigh_alike(self) -> PolicyGradientConfig:
-        if self.ratio == "sequence" and self.average != "constant":
-            raise ValueError('"average" does nothing with ratio: sequence, where a sample is one action. Leave it out')
+        if self.ratio == "sequence":
+            self._refuse_idle("with ratio: sequence, where a sample is one action. Leave it out", "average")
         return self
 
     @model_validator(mode="after")
     def _no_idle_clip(self) -> PolicyGradientConfig:
-        if self.updates_per_rollout == 1 and self.clip != type(self).model_fields["clip"].default:
-            raise ValueError(
-                '"clip" does nothing with one optimizer step a rollout, whose ratio is 1. Raise passes or minibatches, '
-                "or leave it out"
-            )
+        if self.updates_per_rollout == 1:
+            why = "with one optimizer step a rollout, whose ratio is 1. Raise passes or minibatches, or leave it out"
+            self._refuse_idle(why, "clip")
         return self
 
 
@@ -248,10 +269,21 @@ class PPOConfig(PolicyGradientConfig):
     value: ValueConfig = ValueConfig()
 
     @model_validator(mode="after")
+    def _sequences_weigh_alike(self) -> PPOConfig:
+        if self.ratio == "sequence":
+            raise ValueError('"ratio" is of tokens with ppo, where each has an advantage of its own. Leave it out')
+        return self
+
+    @model_validator(mode="after")
     def _value_is_the_baseline(self) -> PPOConfig:
         if self.advantage.baseline != "none" or self.advantage.scale == "group":
             raise ValueError(
                 "the value head is the baseline of ppo, and its scale is none or batch. Leave advantage out"
+            )
+        if self.updates_per_rollout == 1 and self.value.changed("clip"):
+            raise ValueError(
+                '"value.clip" does nothing with one optimizer step a rollout, where values are as they were. Raise '
+                "passes or minibatches, or leave it out"
             )
         return self
 
@@ -275,10 +307,9 @@ class PretrainConfig(Block):
 
 
 def _method_or(default: str) -> Discriminator:
-    def method(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return value.get("method", default)
-        return getattr(value, "method", None)
+    def method(value: Any) -> str | None:
+        named = value.get("method", default) if isinstance(value, Mapping) else getattr(value, "method", None)
+        return named if isinstance(named, str) else None
 
     return Discriminator(method)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from loopwise.errors import RankError
+from loopwise.errors import ConfigError, RankError
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 """How long a rank waits for the others: they may be drawing a long unit, or waiting for room on the disk."""
+ARRIVAL = timedelta(minutes=5)
+"""How long a rank waits at its start for the others to start."""
+_MEND = "Unset RANK and WORLD_SIZE to run one process by itself, or start all of them with torchrun."
 
 
 class _FailedElsewhereError(RankError):
@@ -147,7 +150,8 @@ def current_ranks() -> Ranks:
 def joined_ranks() -> Iterator[Ranks]:
     """Join the others for as long as the block runs, where there are others and they are not joined yet.
 
-    Whichever rank fails first raises its error; the others end with SystemExit, so that people see it once.
+    Whichever rank fails first raises its error; the others end with SystemExit, so that people see it once. Raises
+    ConfigError for an environment that is no launcher's, and RankError where the others do not come.
     """
     ranks = launched()
     if ranks.world == 1 or current_ranks() != ALONE:
@@ -155,12 +159,12 @@ def joined_ranks() -> Iterator[Ranks]:
         return
     import torch
     import torch.distributed as dist
-    from torch.distributed.rendezvous import rendezvous
 
+    _check_place(ranks)
     # The processor's backend carries what is no tensor of a GPU, whatever the device of the run.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    store = _meeting_place(ranks)
+    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world, timeout=PATIENCE)
     try:
         yield ranks
     except BaseException as error:
@@ -170,6 +174,37 @@ def joined_ranks() -> Iterator[Ranks]:
     finally:
         # Where a rank failed, this closes its connections: the others stop waiting for it.
         dist.destroy_process_group()
+
+
+def _check_place(ranks: Ranks) -> None:
+    """Raise ConfigError unless the environment is one in which ranks can find each other."""
+    if ranks.rank >= ranks.world:
+        raise ConfigError(f"RANK={ranks.rank} is none of WORLD_SIZE={ranks.world} ranks, counted from 0. {_MEND}")
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        place = f"RANK={ranks.rank} and WORLD_SIZE={ranks.world} are set in the environment"
+        raise ConfigError(f"{place}, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not. {_MEND}")
+    port = os.environ["MASTER_PORT"]
+    if not port.isdigit() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"MASTER_PORT={port} in the environment is no port, which has a number up to 65535. {_MEND}")
+
+
+def _meeting_place(ranks: Ranks) -> Any:
+    """The store that all ranks have found; raises RankError if they do not come."""
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=ARRIVAL))
+        store.set(f"loopwise/arrived/{ranks.rank}", "")
+        store.wait([f"loopwise/arrived/{rank}" for rank in range(ranks.world)], ARRIVAL)
+    except (RuntimeError, ValueError) as error:  # torch's errors of a store and of its address
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise RankError(
+            f"rank {ranks.rank} of {ranks.world} did not find all others at {address} within "
+            f"{ARRIVAL.total_seconds() / 60:.0f} minutes. {_MEND}"
+        ) from error
+    store.set_timeout(PATIENCE)
+    return store
 
 
 def _fails_first(store: Any) -> bool:

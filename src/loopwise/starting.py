@@ -15,7 +15,7 @@ from loopwise.errors import ResumeError
 from loopwise.evaluate.rewards import RewardSum
 from loopwise.generate.check import why_not_shared_prefix
 from loopwise.methods import OnlineConfig, SFTConfig
-from loopwise.models.folders import load_policy
+from loopwise.models.folders import SHORT_CONTEXT, load_policy
 from loopwise.models.lora import with_lora
 from loopwise.models.policy import Policy
 from loopwise.models.presets import create_policy
@@ -48,8 +48,13 @@ def sharing_in_words(policy: Policy) -> Iterator[str]:
     """Why completions of one prompt do not share it, in sampling and in training; nothing where they do."""
     if policy.weights is None:
         return
-    module = policy.weights.module
-    for what, reason in (("sampling", why_not_shared_prefix(module)), ("training", why_not_shared(module))):
+    module, context = policy.weights.module, policy.weights.context_length
+    training = why_not_shared(module)
+    implementation = getattr(module.config, "_attn_implementation", None)
+    plain = implementation == "eager" and next(module.parameters()).device.type == "cpu"
+    if plain and context is not None and context <= SHORT_CONTEXT:
+        training = f"its context of {context} tokens is too short for sharing to pay"
+    for what, reason in (("sampling", why_not_shared_prefix(module)), ("training", training)):
         if reason is not None:
             yield f"{what} reads prompts once for each completion, in padded batches: {reason}"
 

@@ -16,6 +16,8 @@ Message = Mapping[str, str]
 Prompt = str | tuple[Message, ...]
 Completion = str | Sequence[Message]
 """What follows a prompt: text, or the rest of a conversation, which the assistant begins."""
+REWARD_ROUNDING = 1e-9
+"""Rewards this close are equal: weights such as 0.7, 0.2 and 0.1 add up to a hair under 1."""
 
 
 @dataclass(frozen=True)

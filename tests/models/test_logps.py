@@ -67,6 +67,15 @@ def test_gradients_equal_those_by_hand(make_policy: Callable[..., Policy], rows:
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-5)
 
 
+def test_double_logits_are_scored_in_double(policy: Policy) -> None:
+    model = policy.weights.trainable().double()
+    scores = score_tokens(model, RAGGED, 0.7, entropies=True)
+    assert scores.logps.dtype == scores.entropies.dtype == torch.float64
+    for place, row in enumerate(RAGGED[:2]):
+        expected = by_hand(model, row, 0.7)
+        torch.testing.assert_close(scores.logps[place, : len(expected)], expected, atol=1e-12, rtol=0)
+
+
 def test_trained_tokens_follow_the_mask() -> None:
     assert [row.trained_tokens for row in RAGGED] == [3, 7, 1, 2]
     assert [row.total_tokens for row in RAGGED] == [9, 8, 4, 5]

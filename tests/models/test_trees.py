@@ -182,6 +182,8 @@ def test_windows_shorter_than_a_row_are_padded(make_policy: Callable[..., Policy
         model = make_policy("mistral", sliding_window=window).weights.module
         assert why_not_shared(model) is None
         assert (lay_out(model, rows, counted(rows)).mask is not None) == shared
+        assert (why_not_shared(model, max(row.total_tokens for row in rows)) is None) == shared
+    assert why_not_shared(model, 9) == "rows of up to 9 tokens exceed the 4 its attention looks back on"
 
 
 def test_training_mode_and_dropout_come_back_after_the_check(make_policy: Callable[..., Policy]) -> None:

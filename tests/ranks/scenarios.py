@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from tests.resume.harness import STAGES, content
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from loopwise import ranks as module_of_ranks
 from loopwise import results
 from loopwise.blocks import OptimizerConfig, RuntimeConfig
 from loopwise.cli import app
 from loopwise.config import COMMANDS, Recipe, parse_recipe
+from loopwise.models import logps
+from loopwise.models.logps import TokenRow, score_tokens
 from loopwise.ranks import joined_ranks
 from loopwise.runtime import make_runtime
+from loopwise.update.fitting import supervised
 from loopwise.update.learner import Learner
 
 MICRO_BATCHES, STEPS, ROWS, LENGTH, VOCABULARY = 5, 4, 2, 7, 11
@@ -49,6 +54,8 @@ def make(shape: str, dtype: torch.dtype, dropout: float = 0.0) -> nn.Module:
         "llama": {"hidden_size": 12, "intermediate_size": 13, "num_hidden_layers": 2, "num_attention_heads": 2}
         | {"num_key_value_heads": 2, "max_position_embeddings": 16},
     }
+    # A model that caps its logits.
+    sizes["gemma2"] = {**sizes["llama"], "head_dim": 6, "final_logit_softcapping": 5.0}
     config = AutoConfig.for_model(shape, vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=1, **sizes[shape])
     torch.manual_seed(0)
     return WithHead(AutoModelForCausalLM.from_config(config, dtype=dtype)).train()
@@ -104,6 +111,32 @@ def learner(
         }
         metrics["metrics.read"] = torch.tensor(read).double()
         save_file({**weights, **moments, **metrics}, f"{out}.{ranks.rank}")
+
+
+def uneven(out: str, shape: str, shard: bool = False, states: bool = False) -> None:
+    """Steps on units of very different sizes, of which the largest alone has its logits computed in parts.
+
+    With ``states``, the steps learn from hidden states, too, as a value head does. Losses go to ``out``.
+    """
+    logps.LOGITS_AT_ONCE = 7 * VOCABULARY
+    module_of_ranks.PATIENCE = timedelta(seconds=60)  # where they do wait for each other, the test ends
+    ids = [place % VOCABULARY for place in range(14)]
+    rows = [TokenRow((3 + place, 5), ids[:length]) for place, length in enumerate((13, 2, 3, 1, 3))]
+    with joined_ranks() as ranks:
+        runtime = make_runtime(RuntimeConfig(device="cpu", threads=1, shard=shard), seed=3)
+        module = make(shape, torch.float32)
+        taught = Learner(module, OptimizerConfig(lr=0.01), runtime, STEPS)
+        plain = supervised(rows, 11)
+
+        def loss(module: Any, unit: Sequence[TokenRow]) -> torch.Tensor:
+            scores = score_tokens(module.model, unit, entropies=True, states=states)
+            assert scores.entropies is not None
+            value = module.head(scores.states).sum() if states else 0.0
+            return (scores.entropies.sum() - scores.logps.sum() + value) / plain.tokens
+
+        found = [taught.step(plain.micro_batches, loss)["loss"] for _ in range(STEPS)]
+        found += taught.read(plain.micro_batches, lambda module, unit: float(loss(module, unit)))
+        save_file({"found": torch.tensor(found)}, f"{out}.{ranks.rank}")
 
 
 PPO = {"method": "ppo", "problems_per_step": 3, "passes": 2, "minibatches": 2, "kl": {"weight": 0.05}}
@@ -165,4 +198,4 @@ def command(arguments: Sequence[str], out: str) -> None:
     app(list(arguments))
 
 
-SCENARIOS: dict[str, Callable[..., None]] = {"learner": learner, "run": run, "command": command}
+SCENARIOS: dict[str, Callable[..., None]] = {"learner": learner, "uneven": uneven, "run": run, "command": command}

@@ -50,3 +50,19 @@ def test_shards_step_as_one_process_does(
     assert gap(scaled, relative) < tolerance
     resumed = learned(launch, tmp_path, 2, shard=True, middle=middle, **options)
     assert gap(resumed, {name: sharded[name] for name in resumed}) == 0
+
+
+@pytest.mark.parametrize(("shape", "states"), [("llama", False), ("llama", True), ("gemma2", False)])
+def test_shards_take_units_of_any_sizes(launch: Launch, tmp_path: Path, shape: str, states: bool) -> None:
+    """Ranks that need different numbers of forward passes for their units would wait for each other without end."""
+    found = []
+    for world, shard in ((1, False), (2, True)):
+        out = tmp_path / str(world)
+        launch("uneven", world, out=str(out), shape=shape, shard=shard, states=states)
+        found.append(load_file(f"{out}.{world - 1}"))
+    assert gap(found[1], found[0]) < 1e-5
+
+
+def test_states_of_capped_logits_are_refused_in_shards(launch: Launch, tmp_path: Path) -> None:
+    launched = launch("uneven", 2, fails=True, out=str(tmp_path / "out"), shape="gemma2", shard=True, states=True)
+    assert 'key "runtime.shard": Gemma2ForCausalLM scales or caps its logits' in launched.errors

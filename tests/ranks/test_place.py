@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+from datetime import timedelta
+
 import pytest
 
+from loopwise import ranks as module_of_ranks
 from loopwise.blocks import RuntimeConfig
 from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.errors import ConfigError, RankError
 from loopwise.ranks import ALONE, Ranks, current_ranks, joined_ranks, launched
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.starting import ranks_in_words
@@ -32,6 +37,42 @@ def test_the_place_is_the_launchers(given: dict[str, str], expected: Ranks, monk
     assert launched() == expected
     # What was not joined is not waited for: a command of one process, a control in a process of its own.
     assert current_ranks() == ALONE
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"RANK": "0"}, "RANK=0 and WORLD_SIZE=2 are set in the environment, and MASTER_ADDR and MASTER_PORT are not"),
+        ({"RANK": "1", "MASTER_ADDR": "127.0.0.1"}, "and MASTER_PORT is not"),
+        ({"RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}, "RANK=2 is none of WORLD_SIZE=2 ranks"),
+        ({"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "99999"}, "MASTER_PORT=99999 .* is no port"),
+    ],
+)
+def test_a_place_that_was_left_in_the_environment_is_refused(
+    given: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*PLACE, "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"WORLD_SIZE": "2"} | given).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=rf"{message}.*Unset RANK and WORLD_SIZE"), joined_ranks():
+        pass
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_others_that_never_come_are_not_waited_for_long(rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(module_of_ranks, "ARRIVAL", timedelta(seconds=1))
+    with (
+        pytest.raises(RankError, match=rf"rank {rank} of 2 did not find all others at 127\.0\.0\.1:{port}"),
+        joined_ranks(),
+    ):
+        pass
 
 
 def test_one_process_leads_itself() -> None:

@@ -48,6 +48,19 @@ def test_scales_by_hand() -> None:
     assert by_batch.tolist() == pytest.approx([-0.1 / divisor, -1.1 / divisor, 0, -0.6 / divisor] + [0.9 / divisor] * 2)
 
 
+def test_penalties_are_taken_off_but_make_neither_ties_nor_scales() -> None:
+    rewards, groups = np.array([1.0, 1.0, 0.0, 1.0, NAN]), [0, 0, 1, 1, 1]
+    penalties = np.array([0.002, 0.0, 0.0, 0.25, 0.0])
+    result = advantages(rewards, groups, "group", "group", penalties)
+    assert result.tied.tolist() == [True, False]
+    # The tied group is divided by 1, the other by the deviation of 0 and 1.
+    expected = np.array([-0.001, 0.001, -0.375 / (0.5**0.5 + 1e-4), 0.375 / (0.5**0.5 + 1e-4), 0.0])
+    assert result.values.tolist() == pytest.approx(expected.tolist())
+    by_batch = advantages(rewards, groups, "batch", "batch", penalties).values
+    mean, divisor = (3 - 0.252) / 4, 0.5 + 1e-4
+    assert by_batch.tolist() == pytest.approx([*((rewards - penalties)[:4] - mean) / divisor, 0.0])
+
+
 @pytest.mark.parametrize("scale", ["none", "group", "batch"])
 def test_rewards_without_a_scale_are_not_blown_up(scale: Scale) -> None:
     assert advantages(np.array([3.0, 3.0, NAN]), [0, 0, 1], "none", scale).values.tolist() == [3.0, 3.0, 0.0]

@@ -23,14 +23,16 @@ from loopwise.methods import (
     ReinforceConfig,
     RLOOConfig,
 )
-from loopwise.models.logps import token_logps
+from loopwise.models.logps import score_tokens, token_logps
 from loopwise.models.lora import with_lora
 from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime
 from loopwise.types import Budget, Context, Partial, Updated
-from loopwise.update.online import row_of
+from loopwise.update.fitting import tokens_read
+from loopwise.update.online import minibatches, row_of
 from loopwise.update.policy_gradient import PolicyGradient
-from loopwise.update.ppo import PPO
+from loopwise.update.ppo import PPO, WithValueHead
+from loopwise.update.units import work_units
 
 METHODS: dict[str, type[PolicyGradientConfig]] = {
     "reinforce": ReinforceConfig,
@@ -53,11 +55,15 @@ def configured(method: str, **changes: Any) -> PolicyGradientConfig:
 
 
 def learn(
-    policy: Policy, config: PolicyGradientConfig, context: Context, rollout: Sampled | None = None
+    policy: Policy,
+    config: PolicyGradientConfig,
+    context: Context,
+    rollout: Sampled | None = None,
+    reference: Policy | None = None,
 ) -> tuple[Updated, list[Mapping[str, float]]]:
     """A round, and the metrics of its steps."""
     steps: list[Mapping[str, float]] = []
-    watched = replace(context, record=lambda step, metrics: steps.append(metrics), reference=policy)
+    watched = replace(context, record=lambda step, metrics: steps.append(metrics), reference=reference or policy)
     update = update_of(config)
     made = update(policy, None, PROBLEMS, rollout or Sampled(context.runtime), watched)
     return made, steps
@@ -173,7 +179,8 @@ def test_old_probabilities_are_read_again_where_the_samplers_are_off(policy: Pol
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_kl_to_the_base_holds_the_policy(estimator: Any, policy: Policy, context: Context) -> None:
     def distance(weight: float) -> float:
-        config = configured("dr_grpo", problems_per_step=1, kl=KLConfig(weight=weight, estimator=estimator))
+        kl = KLConfig(weight=weight, estimator=estimator) if weight else KLConfig()
+        config = configured("dr_grpo", problems_per_step=1, kl=kl)
         made, steps = learn(policy, config, context)
         if weight:
             assert steps[0]["kl"] == pytest.approx(0.0, abs=1e-5)
@@ -235,3 +242,108 @@ def test_clip_without_effect_is_refused() -> None:
 def test_what_a_batch_needs(make_policy: Callable[..., Policy]) -> None:
     assert update_of(configured("grpo")).needs == {"weights", "token_ids"}
     assert update_of(configured("grpo", passes=2)).needs == {"weights", "token_ids", "logprobs"}
+    assert update_of(configured("ppo")).needs == {"weights", "token_ids"}, "it reads them with the values"
+    k1 = KLConfig(weight=0.1, estimator="k1")
+    assert update_of(configured("ppo", kl=k1)).needs == {"weights", "token_ids", "logprobs", "reference"}
+
+
+@pytest.mark.parametrize("method", ["grpo", "dapo"])
+def test_kl_in_the_reward_is_not_blown_up_where_rewards_tie(
+    method: str, policy: Policy, make_policy: Callable[..., Policy], context: Context
+) -> None:
+    def norm(weight: float) -> float:
+        kl = KLConfig(weight=weight, estimator="k1")
+        config = configured(method, problems_per_step=4, kl=kl)
+        rollout = Sampled(context.runtime, lambda text: 1.0)
+        _, [step] = learn(policy, config, context, rollout, reference=make_policy(seed=5))
+        assert step["kl"] > 0
+        return step["grad_norm"]
+
+    assert norm(1e-2) == pytest.approx(10 * norm(1e-3), rel=1e-3)
+    assert (norm(1e-2) == 0) == (method == "dapo"), "tied problems are left out by dapo"
+
+
+@pytest.mark.parametrize("method", ["reinforce", "rloo", "grpo", "dr_grpo", "dapo"])
+def test_the_entropy_bonus_is_of_a_tokens_mean(method: str, policy: Policy, context: Context) -> None:
+    scored = Sampled(context.runtime)(policy, PROBLEMS, 6)
+    assert policy.weights is not None
+    with torch.no_grad():
+        scores = score_tokens(policy.weights.module, [row_of(scored, n) for n in range(24)], entropies=True)
+    assert scores.entropies is not None
+    advantage = configured(method).advantage.model_copy(update={"drop_tied": False})
+    config = configured(method, problems_per_step=4, entropy_bonus=0.5, advantage=advantage)
+    _, [step] = learn(policy, config, context, Sampled(context.runtime, lambda text: 1.0))
+    assert step["loss"] == pytest.approx(-0.5 * float(scores.entropies.sum() / scores.mask.sum()), rel=1e-4)
+
+
+def test_the_kl_beside_a_ratio_of_sequences_is_of_a_tokens_mean(
+    policy: Policy, make_policy: Callable[..., Policy], context: Context
+) -> None:
+    config = configured("rloo", problems_per_step=4, kl=KLConfig(weight=0.5))
+    rollout = Sampled(context.runtime, lambda text: 1.0)
+    _, [step] = learn(policy, config, context, rollout, reference=make_policy(seed=5))
+    assert step["loss"] == pytest.approx(0.5 * step["kl"], rel=1e-5)
+
+
+def test_shares_are_whole_groups_and_never_empty(runtime: Runtime) -> None:
+    # Pinned: another version of NumPy must not learn from other minibatches.
+    assert minibatches(range(6), 2, runtime, 1, 2, 0) == [[1, 2, 4], [0, 3, 5]]
+    assert sorted(minibatches("ab", 8, runtime, 1)) == [["a"], ["b"]]
+    assert minibatches("ab", 1, runtime, 1) == [["a", "b"]]
+    assert minibatches([], 3, runtime, 1) == []
+
+
+def test_no_step_is_taken_on_nothing(policy: Policy, context: Context) -> None:
+    config = configured("dr_grpo", problems_per_step=3, minibatches=3)
+    made, steps = learn(policy, config, context)
+    assert made.state["learner"]["steps_done"] == 3 + 1, "the last hand has one problem"
+    made, steps = learn(policy, config, context, Sampled(context.runtime, lambda text: None))
+    assert made.state["learner"]["steps_done"] == 0
+    assert made.candidate.id == policy.id
+    assert [dict(step) for step in steps] == [{}, {}]
+    assert made.metrics == {"steps": 2}
+
+
+def test_passes_without_a_gradient_are_booked_once_each(policy: Policy, context: Context) -> None:
+    scored = Sampled(context.runtime)(policy, PROBLEMS, 6)
+    rows = [row_of(scored, place) for place in range(24)]
+    tokens, tried = tokens_read(rows), tokens_read([rows[n] for n in work_units(rows, 8192)[0]])
+    assert policy.weights is not None
+    parameters = policy.weights.parameter_count
+
+    def flops(method: str, **changes: Any) -> float:
+        spent: list[Budget] = []
+        config = configured(method, problems_per_step=4, entropy_bonus=1e-6, **changes)
+        learn(policy, config, replace(context, spend=spent.append))
+        [budget] = spent
+        assert budget.tokens_trained == tokens * config.passes
+        return budget.flops / (2 * parameters)
+
+    assert flops("grpo") == 3 * tokens
+    assert flops("grpo", kl=KLConfig(weight=0.1)) == 4 * tokens
+    assert flops("grpo", kl=KLConfig(weight=0.1), passes=2) == 8 * tokens + tried
+    assert flops("grpo", kl=KLConfig(weight=0.1, estimator="k1"), passes=2) == 7 * tokens + tried
+    head = 3 * 33 / parameters
+    assert flops("ppo", passes=2) == pytest.approx((7 + 2 * head) * tokens)
+
+
+def test_clipped_tokens_are_a_share_of_all(policy: Policy, context: Context) -> None:
+    def clipped(bonus: float) -> float:
+        config = configured("grpo", passes=2, entropy_bonus=bonus, optimizer=OptimizerConfig(lr=5e-2))
+        _, [step, _] = learn(policy, config, context, Sampled(context.runtime, lambda text: float(text[:1] == "7")))
+        return step["clip_ratio/region_mean"]
+
+    # With a bonus every sample is read, without one those of no advantage are not.
+    assert clipped(0.0) == pytest.approx(clipped(1e-12), rel=1e-6)
+    assert clipped(0.0) > 0
+
+
+def test_values_are_exact_where_products_are_not(policy: Policy) -> None:
+    assert policy.weights is not None
+    head = WithValueHead(policy.weights.module)
+    generator = torch.Generator().manual_seed(0)
+    head.direction.data.normal_(generator=generator)
+    states = torch.randn(2, 3, 32, generator=generator)
+    exact = head.values(states)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(head.values(states), exact)

@@ -16,6 +16,7 @@ from loopwise.methods import SFTConfig
 from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime
 from loopwise.types import Budget, Context, Partial, Problem, Request, Sampling, Updated
+from loopwise.update.fitting import supervised
 from loopwise.update.losses import likelihood_loss
 from loopwise.update.rows import labelled_rows
 from loopwise.update.sft import SFT
@@ -78,6 +79,12 @@ def test_what_was_done_is_booked_and_recorded(policy: Policy, context: Context) 
     assert spent == [Budget(tokens_trained=tokens, flops=flops)] * 3
     assert [step for step, _ in steps] == offered == [1, 2, 3]
     assert updated.metrics["loss"] == pytest.approx(sum(loss for _, loss in steps) / 3)
+    assert set(updated.metrics) == {"loss", "grad_norm", "learning_rate", "steps", "skipped"}
+
+
+def test_a_prompt_of_several_rows_is_booked_once_however_they_are_cut(policy: Policy) -> None:
+    rows = labelled_rows(policy, [Problem("a", "1+1="), Problem("b", "1+1=")], ["2", "10"], None)
+    assert [supervised(rows, size).tokens for size in (4096, 1)] == [4 + 2 + 3] * 2
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6])

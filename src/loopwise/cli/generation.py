@@ -96,7 +96,7 @@ def sampling_from(temperature: float, top_p: float, top_k: int, stop: list[str] 
     try:
         return Sampling(**SamplingConfig(**values).model_dump())
     except ValidationError as error:
-        raise ConfigError(explain(SamplingConfig, "sampling flags", error)) from None
+        raise ConfigError(explain(SamplingConfig, "sampling flags", error, values)) from None
 
 
 def _check(wish: _Wish) -> None:

@@ -9,9 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from loopwise.evaluate.stats import pass_at_k
-from loopwise.types import Feedback, Sample, Scored
-
-_ROUNDING = 1e-9
+from loopwise.types import REWARD_ROUNDING, Feedback, Sample, Scored
 
 
 def joined(rollouts: Sequence[Scored]) -> Scored:
@@ -57,7 +55,7 @@ def group_metrics(scored: Scored, threshold: float = 1.0, k: int | None = None) 
     totals, samples = scored.feedback.totals, scored.samples
     k = max(map(len, groups), default=1) if k is None else k
     judged = [totals[members][~np.isnan(totals[members])] for members in groups]
-    counts = [(values.size, int((values >= threshold - _ROUNDING).sum())) for values in judged]
+    counts = [(values.size, int((values >= threshold - REWARD_ROUNDING).sum())) for values in judged]
     if any(sample.token_ids for sample in samples):
         length, lengths = "completions/mean_length", [len(sample.token_ids) for sample in samples]
     else:

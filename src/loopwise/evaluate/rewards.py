@@ -19,9 +19,7 @@ from loopwise.errors import ConfigError, nearest
 from loopwise.evaluate.parts import Caller, Judged, LocalReward, RewardPart, check_part, judge_part
 from loopwise.evaluate.rules import RULES
 from loopwise.evaluate.supervisor import WorkerReward
-from loopwise.types import Feedback, Problem, Sample, Scored
-
-_SAME = 1e-9
+from loopwise.types import REWARD_ROUNDING, Feedback, Problem, Sample, Scored
 
 
 class RewardSum:
@@ -155,7 +153,7 @@ def feedback_metrics(scored: Scored) -> dict[str, float]:
     metrics = {
         "reward": _mean(totals),
         "reward_std": _mean(spreads),
-        "frac_reward_zero_std": _mean((spreads < _SAME).astype(np.float64)),
+        "frac_reward_zero_std": _mean((spreads < REWARD_ROUNDING).astype(np.float64)),
     }
     for column, name in enumerate(feedback.parts):
         rewards = np.where(feedback.mask[:, column], feedback.rewards[:, column], np.nan)

@@ -11,12 +11,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopwise.errors import ModelError
-from loopwise.models.trees import Layout, evaluating
+from loopwise.errors import ConfigError, ModelError
+from loopwise.models.trees import Layout, evaluating, why_not_shared
 
 _LARGE = 1000.0
 _PLAIN: weakref.WeakKeyDictionary[nn.Module, bool | None] = weakref.WeakKeyDictionary()
 """Whether a model's logits are its output layer's; None where its output layer cannot be told."""
+_IN_STEP: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models whose forward passes are of all ranks together."""
+
+
+def keep_in_step(module: nn.Module) -> None:
+    """From now on, a batch costs the language model in ``module`` as many forward passes whatever its size.
+
+    To be called before its weights are sharded: what is otherwise found out with a first batch, by forward passes of
+    this process alone, is found out here. ``module`` may hold no language model; then there is nothing to do.
+    """
+    for part in module.modules():
+        if hasattr(getattr(part, "config", None), "get_text_config") and hasattr(part, "get_output_embeddings"):
+            why_not_shared(part)
+            _output_is_plain(part)
+            _IN_STEP.add(part)
+            return
+
+
+def comes_in_parts(model: nn.Module) -> bool:
+    """Whether ``logits_of`` may be called as often as a batch needs; not where every call is one of all ranks."""
+    return model not in _IN_STEP or bool(_output_is_plain(model))
 
 
 def states_before_output(model: nn.Module, layout: Layout, *, required: bool) -> torch.Tensor | None:
@@ -47,11 +68,17 @@ def logits_of(model: nn.Module, states: torch.Tensor) -> torch.Tensor:
 
     A model that scales or caps what its output layer gives (Gemma 2, Cohere, Granite) is run on one token, with the
     states in place of that token's: whatever it does to logits, it does to these. Raises ModelError for a model that
-    hides its output layer.
+    hides its output layer, and ConfigError for such a model in shards.
     """
     plain = _output_is_plain(model)
     if plain is None:
         raise ModelError(f"{type(model).__name__} does not say which of its layers is the output layer.")
+    if not comes_in_parts(model):
+        raise ConfigError(
+            f'key "runtime.shard": {type(model).__name__} scales or caps its logits, and those of a few tokens take a '
+            "forward pass of their own, which ranks with shards cannot make at different times. Leave it out, or "
+            "choose a method without a value head or a teacher."
+        )
     return _output(model)(states) if plain else _transplanted(model, states)
 
 

@@ -13,11 +13,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from loopwise.errors import DataError
-from loopwise.models.heads import logits_of, states_before_output
+from loopwise.models.heads import comes_in_parts, logits_of, states_before_output
 from loopwise.models.trees import Layout, forward_arguments, lay_out
 
 LOGITS_AT_ONCE = 2**24
-"""Logits in memory at a time: 64 MiB of fp32. More are computed in parts, and again for the gradient."""
+"""Logits in memory at a time: 64 MiB of fp32. More are computed in parts, and again for the gradient.
+
+All at once where a model scales or caps them and lies in shards: every part would be a forward pass of all ranks.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,10 @@ class TokenRow:
 class TokenScores:
     """What a model says of the following tokens of S rows; C is the longest completion, shorter rows are padded with 0.
 
-    ``logps`` and ``mask`` fp32 ``[S, C]``: log-probabilities and the loss mask; where that is 0, so is every score.
-    ``entropies`` fp32 ``[S, C]``: of the distribution each token was drawn from, in nats. ``states`` ``[S, C, H]``: the
-    last hidden state that predicts each token. Both are None where they were not asked for.
+    ``logps`` ``[S, C]`` and ``mask`` fp32 ``[S, C]``: log-probabilities and the loss mask; where that is 0, so is every
+    score. ``entropies`` ``[S, C]``: of the distribution each token was drawn from, in nats. Scores are fp32, or fp64
+    where the logits are. ``states`` ``[S, C, H]``: the last hidden state that predicts each token. Entropies and states
+    are None where they were not asked for.
     """
 
     logps: torch.Tensor
@@ -86,12 +90,12 @@ def score_tokens(
 
     Rows in any order; those of one prompt read it once where the model allows it (``why_not_shared``), otherwise all
     are padded. Only positions that predict a counted token reach the output layer. ``log_softmax(logits /
-    temperature)`` is taken in fp32, untruncated, of at most ``LOGITS_AT_ONCE`` logits at a time. Everything passes
-    gradients on. Raises DataError for a row without a prompt and, if ``states`` are asked for, ModelError for a model
-    that hides its output layer.
+    temperature)`` is taken in fp32 or more, untruncated, of at most ``LOGITS_AT_ONCE`` logits at a time. Everything
+    passes gradients on. Raises DataError for a row without a prompt and, if ``states`` are asked for, ModelError for a
+    model that hides its output layer and ConfigError for one in shards that scales or caps its logits.
     """
     mask, layout = _prepare(model, rows)
-    many = len(layout.targets) * _vocabulary(model) > LOGITS_AT_ONCE
+    many = len(layout.targets) * _vocabulary(model) > LOGITS_AT_ONCE and comes_in_parts(model)
     hidden = states_before_output(model, layout, required=states) if states or many else None
     if hidden is None:
         found = _score(layout.logits(model), layout.targets, temperature, entropies)
@@ -159,7 +163,7 @@ def _score(
     logits: torch.Tensor, targets: torch.Tensor, temperature: float, entropies: bool
 ) -> tuple[torch.Tensor, ...]:
     """Log-probabilities ``[n]`` of targets ``[n]`` under logits ``[n, V]``, and entropies ``[n]`` if asked for."""
-    logits = logits.float()
+    logits = _at_least_single(logits)
     if temperature != 1.0:
         logits = logits / temperature
     if not entropies:
@@ -187,7 +191,11 @@ def _score_in_parts(
 
 
 def _target_logps(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return -F.cross_entropy(logits.float(), targets, reduction="none")
+    return -F.cross_entropy(_at_least_single(logits), targets, reduction="none")
+
+
+def _at_least_single(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _spread(values: torch.Tensor, layout: Layout, mask: torch.Tensor) -> torch.Tensor:

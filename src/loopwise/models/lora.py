@@ -69,17 +69,22 @@ def merged(policy: Policy) -> Policy:
     return replace(policy, weights=Weights.of(_unwrapped(module)))
 
 
+def require_adapters(module: nn.Module | None, key: str = "reference") -> None:
+    """Raise ConfigError where ``key`` of a recipe is adapters_off, and the module has no adapters to switch off."""
+    if module is None or not has_adapters(module):
+        raise ConfigError(
+            f'key "{key}": adapters_off compares with the weights below the adapters, and this model has none. Set '
+            "model.lora, or reference: base."
+        )
+
+
 @contextlib.contextmanager
 def adapters_off(module: nn.Module) -> Iterator[None]:
     """The module as it is below its adapters, in evaluation mode; afterwards all is as it was before.
 
     Raises ConfigError for a module without adapters.
     """
-    if not has_adapters(module):
-        raise ConfigError(
-            "reference: adapters_off compares with the weights below the adapters, and this model has none. Set "
-            "model.lora, or reference: base."
-        )
+    require_adapters(module)
     modes = [(part, part.training) for part in module.modules()]
     trained = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     layers = [layer for layer in _adapted(module).values() if not layer.disable_adapters]

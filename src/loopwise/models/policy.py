@@ -8,7 +8,7 @@ import json
 import weakref
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,9 +16,16 @@ from torch import nn
 from loopwise.errors import ModelError
 from loopwise.types import PromptState
 
-_TOKENIZER_HASHES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_TOKENIZER_HASHES: weakref.WeakKeyDictionary[Any, _TokenizerHashes] = weakref.WeakKeyDictionary()
 _PASSING = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"})
 """Where a configuration was loaded from and by what, not what it says of the model."""
+
+
+class _TokenizerHashes(NamedTuple):
+    """SHA-256 of how a tokenizer reads text, and of that with its chat template."""
+
+    reading: str
+    whole: str
 
 
 def has_adapters(module: nn.Module) -> bool:
@@ -112,7 +119,7 @@ class Policy:
         state = self.prompt_state
         parts = [
             self.weights.id if self.weights else "",
-            _tokenizer_hash(self.tokenizer) if self.tokenizer is not None else "",
+            _hashes(self.tokenizer).whole if self.tokenizer is not None else "",
             json.dumps([state.system, state.examples, state.memory]),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -122,8 +129,8 @@ class Policy:
         return replace(self, weights=Weights.of(module), name=None)
 
     def shares_tokenizer(self, other: Policy) -> bool:
-        """Whether token ids mean the same to both."""
-        return _tokenizer_hash(self.tokenizer) == _tokenizer_hash(other.tokenizer)
+        """Whether token ids mean the same to both, whatever their chat templates. Both must have a tokenizer."""
+        return _hashes(self.tokenizer).reading == _hashes(other.tokenizer).reading
 
     def live(self, module: nn.Module, moment: str) -> Policy:
         """The same policy with ``module`` itself, not a copy: for the moment only, before it is trained further.
@@ -173,13 +180,17 @@ def _shared(module: nn.Module) -> dict[int, Any]:
     return {id(parameter): parameter for name, parameter in module.named_parameters() if not is_adapter(name)}
 
 
-def _tokenizer_hash(tokenizer: Any) -> str:
+def _hashes(tokenizer: Any) -> _TokenizerHashes:
     if tokenizer not in _TOKENIZER_HASHES:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         content = (
             json.loads(backend.to_str()) if backend is not None else {"vocab": sorted(tokenizer.get_vocab().items())}
         )
         # Padding and truncation are switches that the last call left behind, not content.
-        content |= {"padding": None, "truncation": None, "chat_template": tokenizer.chat_template}
-        _TOKENIZER_HASHES[tokenizer] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        content |= {"padding": None, "truncation": None}
+        reading, whole = (
+            hashlib.sha256(json.dumps(content | {"chat_template": template}).encode()).hexdigest()
+            for template in (None, tokenizer.chat_template)
+        )
+        _TOKENIZER_HASHES[tokenizer] = _TokenizerHashes(reading, whole)
     return _TOKENIZER_HASHES[tokenizer]

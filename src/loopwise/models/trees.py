@@ -69,8 +69,7 @@ class Layout:
 def lay_out(model: nn.Module, rows: Sequence[TokenRow], counted: np.ndarray) -> Layout:
     """The fastest layout that ``model`` can read. ``counted`` bool ``[S, C]`` says which tokens are to be predicted."""
     device = next(model.parameters()).device
-    longest = max(row.total_tokens for row in rows) - 1
-    if why_not_shared(model) is None and longest <= _window(model):
+    if why_not_shared(model, max(row.total_tokens for row in rows)) is None:
         return tree_layout(rows, counted, device)
     return padded_layout(rows, counted, device)
 
@@ -155,11 +154,12 @@ def _wanted(
     return first, second, third
 
 
-def why_not_shared(model: nn.Module) -> str | None:
+def why_not_shared(model: nn.Module, longest: int = 0) -> str | None:
     """Why the completions of a prompt cannot share it in this model; None where they can.
 
-    Found out once for each module, on a few tokens: both layouts must give the same logits, and every layer must have
-    attended through the trees.
+    ``longest`` is the number of tokens, prompt included, of the longest row to be read with others: one that reaches
+    beyond a model's window sends all of them to padded batches. The rest is found out once for each module, on a few
+    tokens: both layouts must give the same logits, and every layer must have attended through the trees.
     """
     implementation = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if implementation != "sdpa":
@@ -169,6 +169,9 @@ def why_not_shared(model: nn.Module) -> str | None:
         return f"its forward pass takes no {missing[0]}"
     if model not in _PROBED:
         _PROBED[model] = _probe(model)
+    # A row's last token is not read.
+    if _PROBED[model] is None and longest - 1 > _window(model):
+        return f"rows of up to {longest} tokens exceed the {_window(model):.0f} its attention looks back on"
     return _PROBED[model]
 
 

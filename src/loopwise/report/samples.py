@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from loopwise.report import numbers
 from loopwise.runs.journal import Journal, Place
 from loopwise.runs.rows import SampleRow
-from loopwise.types import Prompt
+from loopwise.types import REWARD_ROUNDING, Prompt
 
 LONGEST = 2500
 SHORT = 90
 SHORT_PROMPT = 280
 _PAGE = 300
 _PAGES = 4
-_ROUNDING = 1e-9
 _WATCH_LIMIT = 64
 _SHOWN_OF_A_GROUP = 16
 
@@ -238,7 +237,7 @@ def _compared(rows: Sequence[SampleRow], better: dict[str, SampleRow], worse: di
 
 def _differ(rows: Sequence[SampleRow]) -> bool:
     totals = [row.total for row in rows if row.total is not None]
-    return len(totals) > 1 and max(totals) - min(totals) > _ROUNDING
+    return len(totals) > 1 and max(totals) - min(totals) > REWARD_ROUNDING
 
 
 def _telling(rows: Sequence[SampleRow], threshold: float) -> tuple[bool, int]:
@@ -259,7 +258,7 @@ def _example(number: int, rows: Sequence[SampleRow], threshold: float) -> Exampl
 
 
 def _passed(row: SampleRow, threshold: float) -> bool | None:
-    return None if row.total is None else row.total >= threshold - _ROUNDING
+    return None if row.total is None else row.total >= threshold - REWARD_ROUNDING
 
 
 def _answer(row: SampleRow, threshold: float) -> Answer:

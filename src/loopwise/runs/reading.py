@@ -22,11 +22,10 @@ from loopwise.runs.rows import (
     SampleRow,
     StepRow,
 )
-from loopwise.types import Budget, Decision, Evaluation, Feedback, Problem, Sample
+from loopwise.types import REWARD_ROUNDING, Budget, Decision, Evaluation, Feedback, Problem, Sample
 
 REWARD = "reward"
 _BATCH = 1000
-_ROUNDING = 1e-9
 _ORDER = ("phase", "round", "step", "group", "index", "id")
 
 
@@ -150,7 +149,7 @@ class JournalReader:
             judgements.c.run_id == samples.c.run_id, judgements.c.sample_id == samples.c.id, judgements.c.kind == REWARD
         )
         # Weights such as 0.7, 0.2 and 0.1 add up to a hair under 1.
-        passed = func.sum(case((judgements.c.total >= threshold - _ROUNDING, 1), else_=0))
+        passed = func.sum(case((judgements.c.total >= threshold - REWARD_ROUNDING, 1), else_=0))
         query = (
             select(samples.c.problem_id, samples.c.round, passed, func.count(judgements.c.total))
             .join_from(samples, judgements, judgement)

@@ -43,10 +43,13 @@ def _imitation(recipe: ImproveRecipe) -> RFTConfig:
         "optimizer": update.optimizer,
         "threshold": update.threshold,
         "tokens_per_pass": update.tokens_per_pass,
+        # Such an update learns from no labelled rows; where a control has nothing else, it takes them all the same.
+        "labelled_share": 0.0,
     }
     if isinstance(update, OnlineConfig):
         steps = recipe.steps(recipe.problems) * update.updates_per_rollout
-        rows = max(1, update.problems_per_step * recipe.samples // update.minibatches)
+        problems = min(recipe.problems, update.problems_per_step)
+        rows = max(1, problems * recipe.samples // update.minibatches)
         return RFTConfig(steps=steps, batch_size=rows, **shared)
     rows_of = {name: getattr(update, name) for name in ("steps", "max_length", "too_long", "end_of_text")}
     each = recipe.samples if update.method == "rrhf" else 2

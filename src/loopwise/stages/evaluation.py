@@ -31,13 +31,12 @@ from loopwise.runtime import Runtime, versions
 from loopwise.stages.generation import Speaker, open_model
 from loopwise.stages.questions import SPLIT, Examination, Questions, doubts, open_questions
 from loopwise.starting import TRIAL_PROBLEMS, try_rewards
-from loopwise.types import Completion, Sampling, Scored
+from loopwise.types import REWARD_ROUNDING, Completion, Sampling, Scored
 from loopwise.workspace import JOURNAL
 
 PASSES = 1.0
 """A sample passes with a total reward of at least this."""
 RUN_ID = "evaluate"
-_ROUNDING = 1e-9
 Figures = dict[str, dict[str, Any]]
 
 
@@ -151,7 +150,7 @@ def _marks(scored: Scored, samples: int) -> Figures:
     """Accuracy, or pass@1, pass@2, pass@4 ... pass@k of several samples (Chen et al. 2021, eq. 1); and the reward."""
     totals = scored.feedback.totals
     judged = [totals[members][~np.isnan(totals[members])] for _, members in scored.groups()]
-    counts = [(values.size, int((values >= PASSES - _ROUNDING).sum())) for values in judged]
+    counts = [(values.size, int((values >= PASSES - REWARD_ROUNDING).sum())) for values in judged]
     figures = {}
     for k in _powers(samples):
         shares = [pass_at_k(n, passed, k) if n >= k else np.nan for n, passed in counts]

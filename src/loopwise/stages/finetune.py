@@ -20,14 +20,15 @@ from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
-from loopwise.methods import SFTConfig, reference_of
+from loopwise.methods import SFTConfig
 from loopwise.models.logps import TokenRow
-from loopwise.models.policy import Policy, has_adapters
+from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_fitting
 from loopwise.observer import Observer
 from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.session import Parts, Run, Stages
+from loopwise.stages.updates import check_reference
 from loopwise.starting import (
     TRIAL_PROBLEMS,
     comparable,
@@ -132,7 +133,7 @@ def tune_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tup
 
 def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) -> Prepared:
     """Resolve everything a recipe names. Writes nothing; reward workers are entered on ``stack``."""
-    if recipe.rewards and recipe.gate.metric == "likelihood":
+    if recipe.has_idle_rewards:
         raise ConfigError(
             'key "rewards": `loopwise tune` measures them where gate.metric is reward, and here it is likelihood. '
             "Set gate.metric: reward, or leave them out."
@@ -162,16 +163,12 @@ def _check_update(recipe: TuneRecipe, base: Policy) -> None:
     config = recipe.update
     if not isinstance(config, ComparingConfig):
         return
-    for key, what in (("pairs", "pairs are made of samples"), ("threshold", "samples pass")):
-        if getattr(config, key) != type(config).model_fields[key].default:
-            raise ConfigError(
-                f'key "update.{key}": says how {what} by `loopwise improve`, and does nothing here. Leave it out.'
-            )
-    if reference_of(config) == "adapters_off" and not (base.weights and has_adapters(base.weights.module)):
+    what = {"pairs": "pairs are made of samples", "threshold": "samples pass"}
+    for key in config.changed(*what):
         raise ConfigError(
-            'key "update.reference": adapters_off compares with the weights below the adapters, and this model has '
-            "none. Set model.lora, or reference: base."
+            f'key "update.{key}": says how {what[key]} by `loopwise improve`, and does nothing here. Leave it out.'
         )
+    check_reference(config, base)
 
 
 def _update(base: Policy, streams: Streams, recipe: TuneRecipe) -> tuple[SFT | LabelledPairs, Mapping[str, Encoding]]:

@@ -249,8 +249,10 @@ def _check_promises(recipe: ImproveRecipe) -> None:
     if recipe.label_free and "gold" in recipe.controls:
         raise ConfigError('key "controls": gold trains on references, which a label_free run may not. Leave it out.')
     if recipe.label_free and uses_gold(recipe.update):
-        key = "keep" if isinstance(recipe.update, RFTConfig) else "method"
-        raise ConfigError(f'key "update.{key}": it trains on references, which a label_free run may not.')
+        key, mend = "method", "Take a method that learns from rewards alone, such as dpo."
+        if isinstance(recipe.update, RFTConfig):
+            key, mend = "keep", "Leave it out."
+        raise ConfigError(f'key "update.{key}": it trains on references, which a label_free run may not. {mend}')
     if recipe.label_free and recipe.data.labelled:
         raise ConfigError(
             'key "data.labelled": a label_free run learns from no labelled rows. Leave it out, and give the model what '

@@ -17,7 +17,8 @@ from loopwise.methods import (
     SPINConfig,
     reference_of,
 )
-from loopwise.models.policy import Policy, has_adapters
+from loopwise.models.lora import require_adapters
+from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime
 from loopwise.starting import sampling_of
 from loopwise.tasks.base import Streams
@@ -66,17 +67,27 @@ def uses_gold(config: Any) -> bool:
     return isinstance(config, SPINConfig) or (isinstance(config, RFTConfig) and config.keep == "gold")
 
 
+def check_reference(config: Any, base: Policy) -> None:
+    """Raise ConfigError where an update is to compare with the weights below adapters, and ``base`` has none."""
+    if reference_of(config) == "adapters_off":
+        key = "update.kl.reference" if isinstance(config, PolicyGradientConfig) else "update.reference"
+        require_adapters(base.weights.module if base.weights else None, key)
+
+
 def _check(recipe: ImproveRecipe, base: Policy) -> None:
     config, sampling = recipe.update, recipe.sampling
-    if isinstance(config, OnlineConfig) and sampling.temperature == 0:
-        raise ConfigError(f'key "sampling.temperature": {config.method} learns from samples, 0 draws none. Raise it.')
+    compares = isinstance(config, PairsConfig) and not isinstance(config, SPINConfig)
+    if sampling.temperature == 0 and (compares or isinstance(config, OnlineConfig)):
+        raise ConfigError(
+            f'key "sampling.temperature": {config.method} learns from drawn samples, and at 0 those of a problem '
+            "are all the same. Raise it."
+        )
     truncated = "top_p" if sampling.top_p < 1 else "top_k" if sampling.top_k else None
     if isinstance(config, PolicyGradientConfig) and truncated:
         raise ConfigError(
             f'key "sampling.{truncated}": {config.method} weighs samples by their probability, which truncation '
             "changes. Leave it out."
         )
-    compares = isinstance(config, PairsConfig) and not isinstance(config, SPINConfig)
     if isinstance(config, PolicyGradientConfig):
         compares = config.advantage.baseline in ("group", "leave_one_out")
     if compares and recipe.samples < 2:
@@ -84,9 +95,25 @@ def _check(recipe: ImproveRecipe, base: Policy) -> None:
             f'key "samples": {config.method} compares the samples of one problem, and {recipe.samples} leaves nothing '
             "to compare. Draw 2 or more."
         )
-    below = base.weights is not None and has_adapters(base.weights.module)
-    if reference_of(config) == "adapters_off" and not below:
+    if isinstance(config, OnlineConfig) and config.minibatches > recipe.problems:
         raise ConfigError(
-            f'key "update": {config.method} is to compare with the weights below the adapters, and the model has none. '
-            "Add model.lora, or take reference: base."
+            f'key "update.minibatches": they are made of whole problems, and {recipe.problems} a round (problems) make '
+            f"no {config.minibatches}. Lower it, or raise problems."
+        )
+    _check_labelled_keys(recipe)
+    check_reference(config, base)
+
+
+def _check_labelled_keys(recipe: ImproveRecipe) -> None:
+    """Refuse how labelled rows are read where samples are compared, and no labelled row is read."""
+    config = recipe.update
+    if not isinstance(config, PairsConfig) or isinstance(config, SPINConfig):
+        return
+    if "labelled" in recipe.controls or "gold" in recipe.controls:
+        return
+    held_out = recipe.gate.metric == "likelihood"  # reads held-out rows, whole
+    for name in config.changed("max_length", *(() if held_out else ("too_long", "end_of_text"))):
+        raise ConfigError(
+            f'key "update.{name}": is of labelled rows, and does nothing where {config.method} compares samples. '
+            "Leave it out."
         )

@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from loopwise.types import REWARD_ROUNDING
+
 Baseline = Literal["none", "batch", "group", "leave_one_out"]
 Scale = Literal["none", "group", "batch"]
 
 # Added to a standard deviation that divides, by TRL's value.
 _LEAST_DEVIATION = 1e-4
-# Weights such as 0.7, 0.2 and 0.1 add up to a hair under 1: rewards this close are equal.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,11 @@ class Advantages:
 
 
 def advantages(
-    rewards: np.ndarray, groups: Sequence[int] | np.ndarray, baseline: Baseline | float, scale: Scale = "none"
+    rewards: np.ndarray,
+    groups: Sequence[int] | np.ndarray,
+    baseline: Baseline | float,
+    scale: Scale = "none",
+    penalties: np.ndarray | float = 0.0,
 ) -> Advantages:
     """Advantages of S samples: reward less ``baseline``, divided by a standard deviation.
 
@@ -47,20 +51,24 @@ def advantages(
 
     Scale ``batch`` divides by the standard deviation of the batch's rewards. Rewards that do not differ have no scale:
     they are divided by 1, and by 1 where one sample alone was judged.
+
+    ``penalties`` ``[S]`` are taken off the rewards before the baseline is. Ties and deviations stay those of the
+    rewards, so that equal rewards do not make a scale of small penalties.
     """
     given = np.asarray(rewards, dtype=np.float64)
     judged = ~np.isnan(given)
     names, group = np.unique(np.asarray(groups), return_inverse=True)
-    within, whole = _compare(given, group, len(names)), _compare(given, np.zeros_like(group), 1)
+    one, net = np.zeros_like(group), given - penalties
+    within, whole = _compare(given, group, len(names)), _compare(given, one, 1)
     if baseline == "group":
-        values = within.centred
+        values = _centred(net, group, len(names))
     elif baseline == "leave_one_out":
         # r - (n mean - r) / (n - 1) is this, without the cancellation of two large sums.
-        values = within.centred * within.size / np.maximum(within.size - 1, 1)
+        values = _centred(net, group, len(names)) * within.size / np.maximum(within.size - 1, 1)
     elif baseline == "batch":
-        values = whole.centred
+        values = _centred(net, one, 1)
     else:
-        values = given - (0.0 if baseline == "none" else baseline)
+        values = net - (0.0 if baseline == "none" else baseline)
     if scale != "none":
         values = values / (within if scale == "group" else whole).divisor
     tied = np.zeros(len(names), dtype=bool)
@@ -92,9 +100,8 @@ class RunningMean:
 
 
 class _Compared(NamedTuple):
-    """Each sample ``[S]`` beside its group: reward less the group's mean, its judged samples, divisor, ties."""
+    """Each sample ``[S]`` beside its group: the group's judged samples, its divisor, whether it is tied."""
 
-    centred: np.ndarray
     size: np.ndarray
     divisor: np.ndarray
     tied: np.ndarray
@@ -106,13 +113,20 @@ def _compare(rewards: np.ndarray, group: np.ndarray, groups: int) -> _Compared:
     lowest, highest = np.full(groups, np.inf), np.full(groups, -np.inf)
     np.minimum.at(lowest, group[judged], rewards[judged])
     np.maximum.at(highest, group[judged], rewards[judged])
-    # Above the lowest first: equal rewards then have an advantage of exactly 0.
-    above = np.where(judged, rewards - lowest[group], 0.0)
-    mean = np.bincount(group, above, groups) / np.maximum(count, 1)
-    centred = above - mean[group]
-    squares = np.bincount(group, np.where(judged, centred, 0.0) ** 2, groups)
+    squares = np.bincount(group, np.where(judged, _centred(rewards, group, groups), 0.0) ** 2, groups)
     deviation = np.sqrt(squares / np.maximum(count - 1, 1))
-    differ = highest - lowest > _ROUNDING
+    differ = highest - lowest > REWARD_ROUNDING
     divisor = np.where(differ, deviation + _LEAST_DEVIATION, 1.0)
     tied = (count > 1) & ~differ
-    return _Compared(centred, count[group], divisor[group], tied[group])
+    return _Compared(count[group], divisor[group], tied[group])
+
+
+def _centred(rewards: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Rewards ``[S]`` less the mean of their group's judged ones."""
+    judged = ~np.isnan(rewards)
+    lowest = np.full(groups, np.inf)
+    np.minimum.at(lowest, group[judged], rewards[judged])
+    # Above the lowest first: equal rewards then have an advantage of exactly 0.
+    above = np.where(judged, rewards - lowest[group], 0.0)
+    mean = np.bincount(group, above, groups) / np.maximum(np.bincount(group[judged], minlength=groups), 1)
+    return np.asarray(above - mean[group])

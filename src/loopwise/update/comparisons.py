@@ -15,9 +15,8 @@ from torch import nn
 
 from loopwise.methods import DPOConfig, IPOConfig, MarginConfig, RRHFConfig, SLiCConfig
 from loopwise.models.logps import TokenRow, score_tokens
-from loopwise.update.fitting import Batch
+from loopwise.update.fitting import Batch, tokens_read
 from loopwise.update.losses import dpo_loss, ipo_loss, likelihood_loss, margin_loss, rrhf_loss, slic_loss
-from loopwise.update.online import tokens_read
 from loopwise.update.reference import Reference
 from loopwise.update.units import work_units
 
@@ -80,7 +79,7 @@ def compared(comparisons: Sequence[Comparison], config: ComparingConfig, referen
     units = cut(comparisons, config.tokens_per_pass)
     imitated = sum(one.rows[0].trained_tokens for one in comparisons)
     objective = Objective(config, reference, len(comparisons), max(1, imitated))
-    return Batch(units, objective, sum(tokens_read(unit.rows) for unit in units))
+    return Batch(units, objective, tokens_read(list(dict.fromkeys(row for one in comparisons for row in one.rows))))
 
 
 class Likelihoods(NamedTuple):

@@ -21,9 +21,10 @@ from loopwise.models.logps import LOGITS_AT_ONCE, TokenRow, read_states
 from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime
 from loopwise.types import Context, Problem, Rollout, Sampling, Scored, Updated
+from loopwise.update.fitting import Means, flops_without_gradient, tokens_read
 from loopwise.update.learner import Learner
 from loopwise.update.losses import generalised_jsd
-from loopwise.update.online import Learned, begin, minibatches, row_of, tokens_read
+from loopwise.update.online import Learned, begin, minibatches, row_of
 from loopwise.update.units import work_units
 
 
@@ -49,24 +50,30 @@ class Distill:
         return online.run(problems, rollout, learn)
 
     def _learn(self, learner: Learner, scored: Scored, where: tuple[int, int]) -> Learned:
-        config = self.config
+        config, teacher = self.config, self._teacher
+        known: int = teacher.get_input_embeddings().num_embeddings
         used = [
             place
             for place, sample in enumerate(scored.samples)
-            if row_of(scored, place).trained_tokens and not (config.mask_truncated and sample.finish_reason == "length")
+            if row_of(scored, place).trained_tokens
+            and not (config.mask_truncated and sample.finish_reason == "length")
+            # An embedding table padded beyond the tokenizer's vocabulary has ids that the teacher's may not have.
+            and max(sample.token_ids) < known
         ]
         groups = list(dict.fromkeys(scored.samples[place].group for place in used))
-        sums: dict[str, float] = {}
+        means = Means()
         read = 0
         for turn in range(config.passes):
             for share in minibatches(groups, config.minibatches, learner.runtime, *where, turn):
                 rows = [row_of(scored, place) for place in used if scored.samples[place].group in set(share)]
-                for name, value in self._step(learner, rows).items():
-                    sums[name] = sums.get(name, 0.0) + value
+                means.add(self._step(learner, rows))
                 read += tokens_read(rows)
-        count = config.updates_per_rollout
-        metrics = {name: value if name == "skipped" else value / count for name, value in sums.items()}
-        return Learned(metrics, read, read, used)
+        return Learned(means.found(), read, flops_without_gradient(teacher, read), used)
+
+    @property
+    def _teacher(self) -> Any:
+        assert self.teacher.weights is not None
+        return self.teacher.weights.module
 
     def _step(self, learner: Learner, rows: Sequence[TokenRow]) -> dict[str, float]:
         tokens = max(1, sum(row.trained_tokens for row in rows))
@@ -78,8 +85,7 @@ class Distill:
 
     def _divergence(self, student: nn.Module, rows: Sequence[TokenRow]) -> torch.Tensor:
         """Sum over the rows' tokens; no more than ``LOGITS_AT_ONCE`` logits of either model exist at a time."""
-        assert self.teacher.weights is not None
-        teacher: nn.Module = self.teacher.weights.module
+        teacher = self._teacher
         own = read_states(student, rows)
         with torch.no_grad():
             theirs = read_states(teacher, rows)
@@ -89,10 +95,13 @@ class Distill:
             with torch.no_grad():
                 wanted = logits_of(teacher, their_states)
             logits = logits_of(student, own_states)
+            # Models of a family pad their tables to different sizes: what one of them lacks means nothing.
+            shared = min(logits.shape[-1], wanted.shape[-1])
+            logits, wanted = logits[:, :shared], wanted[:, :shared]
             return generalised_jsd(logits, wanted, self.config.divergence, self.sampling.temperature).sum()
 
         states, wanted = own.values[counted], theirs.values[counted]
-        size = max(1, LOGITS_AT_ONCE // int(student.config.get_text_config().vocab_size))  # type: ignore[union-attr, operator]
+        size = max(1, LOGITS_AT_ONCE // max(_vocabulary(student), _vocabulary(teacher)))
         pairs = list(zip(torch.split(states, size), torch.split(wanted, size), strict=True))
         if len(pairs) == 1:
             return part(*pairs[0])
@@ -103,11 +112,26 @@ class Distill:
 
 
 def load_teacher(config: DistillConfig, base: Policy, runtime: Runtime) -> Policy:
-    """The teacher of a recipe. Raises ConfigError where its token ids mean something else than the model's."""
+    """The teacher of a recipe. Raises ConfigError where it could not read all that the model ``base`` may write."""
     teacher = load_policy(config.teacher, runtime)
+    if teacher.weights is None or base.weights is None:
+        whose = f"{config.teacher} has" if teacher.weights is None else "the model has"
+        raise ConfigError(
+            f'key "update.teacher": {whose} no weights, and distill compares distributions. Name a model.'
+        )
     if not teacher.shares_tokenizer(base):
         raise ConfigError(
             f'key "update.teacher": {config.teacher} has another tokenizer than the model, and their distributions '
             "cannot be compared. Take a teacher of the same family, or start from a model with its tokenizer."
         )
+    limit, length = teacher.weights.context_length, base.weights.window
+    if limit is not None and length is not None and limit < length:
+        raise ConfigError(
+            f'key "update.teacher": {config.teacher} reads {limit} tokens at most, and what the model writes may have '
+            f"{length}. Take a teacher with as long a context."
+        )
     return teacher
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.config.get_text_config().vocab_size)

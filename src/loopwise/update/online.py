@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
+from loopwise.data.batches import permutation
 from loopwise.methods import OnlineConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
-from loopwise.runtime import Runtime, seed_key
+from loopwise.runtime import Runtime
 from loopwise.types import Budget, Context, Problem, Rollout, Scored, Updated
-from loopwise.update.fitting import flops_per_token
+from loopwise.update.fitting import Means, flops_per_token
 from loopwise.update.learner import Learner
 
 T = TypeVar("T")
@@ -24,12 +25,12 @@ T = TypeVar("T")
 class Learned:
     """What a step did: its metrics, and ``tokens`` read by forward passes that went backward too.
 
-    ``reference_tokens`` were read without. ``used`` are the samples that were learned from (positions).
+    ``flops`` were spent on passes without a gradient. ``used`` are the samples that were learned from (positions).
     """
 
     metrics: Mapping[str, float]
     tokens: int
-    reference_tokens: int = 0
+    flops: float = 0.0
     used: Sequence[int] = ()
 
 
@@ -54,7 +55,7 @@ class Online:
     inner: nn.Module
     learner: Learner
     memory: dict[str, Any]
-    sums: dict[str, float]
+    means: Means
     kept: list[str]
     started: int
     remember: Callable[[], Mapping[str, Any]]
@@ -63,7 +64,6 @@ class Online:
         """The steps that are left of the round."""
         hands = dealt(problems, self.config.problems_per_step)
         flops = flops_per_token(self.module)
-        passing = 2.0 * sum(parameter.numel() for parameter in self.inner.parameters())
         for step in range(self.started):
             # Read again, not drawn, so that the round's figures cover what came before the interruption.
             rollout(self.policy, hands[step], self.samples, step=step)
@@ -71,19 +71,15 @@ class Online:
         for step in range(self.started, len(hands)):
             scored = self._roll(rollout, hands[step], step)
             learned = learn(self.learner, scored, step)
-            tokens, others = learned.tokens, learned.reference_tokens
-            self.context.spend(Budget(tokens_trained=tokens, flops=flops * tokens + passing * others))
+            self.context.spend(Budget(tokens_trained=learned.tokens, flops=flops * learned.tokens + learned.flops))
             used = [scored.samples[place].id for place in learned.used]
             self.kept += used
             self.context.keep(used)
-            for name, value in learned.metrics.items():
-                self.sums[name] = self.sums.get(name, 0.0) + value
-            self.sums["steps"] = self.sums.get("steps", 0.0) + 1.0
+            self.means.add(learned.metrics)
             self.context.record(step + 1, learned.metrics)
             self.context.checkpoint(step + 1, lambda: (self._snapshot(), self._state(partial=True)))
-        steps = max(1.0, self.sums.get("steps", 0.0))
-        means = {name: value if name in ("steps", "skipped") else value / steps for name, value in self.sums.items()}
-        return Updated(self._snapshot(), self._state(partial=False), means)
+        metrics = {**self.means.found(), "steps": float(len(hands))}
+        return Updated(self._snapshot(), self._state(partial=False), metrics)
 
     def _roll(self, rollout: Rollout, problems: Sequence[Problem], step: int) -> Scored:
         """Samples of the model as it is now: no copy is made, and it is not trained before they are judged."""
@@ -100,7 +96,7 @@ class Online:
 
     def _state(self, *, partial: bool) -> dict[str, Any]:
         state = {"learner": self.learner.state(), "memory": {**self.memory, **self.remember()}}
-        return {**state, "sums": dict(self.sums), "kept": list(self.kept)} if partial else state
+        return {**state, "means": asdict(self.means), "kept": list(self.kept)} if partial else state
 
 
 def begin(
@@ -138,7 +134,7 @@ def begin(
         inner,
         learner,
         memory,
-        sums=dict(carried["sums"]) if partial else {},
+        means=Means(**carried["means"]) if partial else Means(),
         kept=list(carried["kept"]) if partial else [],
         started=partial.step if partial else 0,
         remember=remember,
@@ -151,20 +147,18 @@ def dealt(items: Sequence[T], count: int) -> list[Sequence[T]]:
 
 
 def minibatches(groups: Sequence[T], count: int, runtime: Runtime, *where: int) -> list[list[T]]:
-    """Whole groups in ``count`` shares of nearly equal size, shuffled by seed and place."""
-    if count == 1:
-        return [list(groups)]
-    order = np.random.Generator(np.random.Philox(key=seed_key("minibatches", runtime.seed, *where)))
-    places = order.permutation(len(groups))
-    return [[groups[place] for place in sorted(share.tolist())] for share in np.array_split(places, count)]
+    """Whole groups in ``count`` shares of nearly equal size, shuffled by seed and place; fewer where there are fewer.
+
+    No share is empty: without a group there is none.
+    """
+    if not groups:
+        return []
+    places = permutation(len(groups), "minibatches", runtime.seed, *where)
+    shares = np.array_split(places, min(count, len(groups)))
+    return [[groups[place] for place in sorted(share.tolist())] for share in shares]
 
 
 def row_of(scored: Scored, place: int) -> TokenRow:
     """The sample at a place of a rollout as a row to read."""
     sample = scored.samples[place]
     return TokenRow(sample.prompt_ids, sample.token_ids, sample.loss_mask)
-
-
-def tokens_read(rows: Sequence[TokenRow]) -> int:
-    """Tokens of the rows, each prompt counted once."""
-    return sum(map(len, {tuple(row.prompt_ids) for row in rows})) + sum(len(row.token_ids) for row in rows)

@@ -6,7 +6,7 @@ left out is its growing set of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -19,16 +19,12 @@ from loopwise.methods import RRHFConfig, SFTConfig, SPINConfig, reference_of
 from loopwise.models.chat import end_of_turn_id
 from loopwise.models.policy import Policy
 from loopwise.runtime import seed_key
-from loopwise.types import Budget, Completion, Context, Problem, Rollout, Sample, Scored, Updated
-from loopwise.update.advantages import advantages
+from loopwise.types import REWARD_ROUNDING, Budget, Completion, Context, Problem, Rollout, Sample, Scored, Updated
 from loopwise.update.comparisons import ComparingConfig, Comparison, Unit, compared
 from loopwise.update.fitting import Batch, train_round
 from loopwise.update.reference import Reference
 from loopwise.update.rows import Encoding, encode_fitting_rows, encode_labelled, sample_rows
 from loopwise.update.sft import drawn
-
-# Weights such as 0.7, 0.2 and 0.1 add up to a hair under 1: rewards this close are equal.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class Pairs:
         found = self._found(policy, rollout(policy, problems, self.samples))
         context.keep(found.chosen)
         count = len(found.comparisons)
-        metrics = {"pairs": float(count), **found.metrics}
+        metrics = {"pairs": float(count)}
         if not count:
             return Updated(policy, state, metrics)
         reference = reference_for(self.config, context)
@@ -117,11 +113,10 @@ class LabelledPairs:
 
 @dataclass(frozen=True)
 class Found:
-    """What a rollout's samples give to compare, the ids of those that are chosen, and what there is to say of it."""
+    """What a rollout's samples give to compare, and the ids of those that are chosen."""
 
     comparisons: tuple[Comparison, ...]
     chosen: tuple[str, ...]
-    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -155,7 +150,7 @@ def compare(policy: Policy, scored: Scored, config: ComparingConfig) -> Found:
     rows = dict(zip(places, encoded, strict=True))
     comparisons = [Comparison(tuple(rows[n] for n in pick.places), pick.rewards, pick.weight) for pick in picks]
     best = dict.fromkeys(scored.samples[pick.places[0]].id for pick in picks)
-    return Found(tuple(comparisons), tuple(best), {"frac_reward_zero_std": _tied(scored)})
+    return Found(tuple(comparisons), tuple(best))
 
 
 def compare_with_gold(
@@ -177,7 +172,7 @@ def compare_with_gold(
             if tuple(row.token_ids) not in seen:
                 seen.add(tuple(row.token_ids))
                 comparisons.append(Comparison((chosen[group], row)))
-    return Found(tuple(comparisons), (), {})
+    return Found(tuple(comparisons), ())
 
 
 def encode_pairs(
@@ -245,7 +240,7 @@ def _picks(scored: Scored, members: Sequence[int], config: ComparingConfig) -> l
     ranked = sorted(distinct.values(), key=lambda place: -float(totals[place]))
 
     def differ(better: int, worse: int) -> bool:
-        return bool(totals[better] - totals[worse] > config.pairs.least_gap + _ROUNDING)
+        return bool(totals[better] - totals[worse] > config.pairs.least_gap + REWARD_ROUNDING)
 
     if not ranked or not differ(ranked[0], ranked[-1]):
         return []
@@ -259,11 +254,3 @@ def _picks(scored: Scored, members: Sequence[int], config: ComparingConfig) -> l
 def _content(sample: Sample) -> tuple[int, ...] | str:
     """What tells completions of one problem apart."""
     return sample.token_ids or sample.text
-
-
-def _tied(scored: Scored) -> float:
-    """Share of the problems with judged samples whose rewards are all alike."""
-    totals, groups = scored.feedback.totals, np.array([sample.group for sample in scored.samples])
-    tied = advantages(totals, groups, "none").tied
-    judged = np.isin(np.unique(groups), groups[~np.isnan(totals)])
-    return float(tied[judged].mean()) if judged.any() else 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,15 +21,23 @@ from loopwise.models.policy import Policy
 from loopwise.types import Context, Problem, Rollout, Sampling, Scored, Updated
 from loopwise.update.advantages import RunningMean, advantages
 from loopwise.update.experience import Experience, padded
+from loopwise.update.fitting import Means, flops_without_gradient, tokens_read
 from loopwise.update.learner import Learner
 from loopwise.update.losses import clipped_policy_loss, kl_estimate, row_weights
-from loopwise.update.online import Learned, Online, begin, minibatches, row_of, tokens_read
+from loopwise.update.online import Learned, Online, begin, minibatches, row_of
 from loopwise.update.reference import Reference
 from loopwise.update.units import work_units
 
 MISMATCH = 1e-3
 """Mean difference, in nats a token, up to which the sampler's log-probabilities stand for the old policy's."""
 Sums = dict[str, torch.Tensor | float]
+
+
+class Shares(NamedTuple):
+    """What a trained token of each row of a unit weighs in the policy's loss, and of any row in a mean over tokens."""
+
+    rows: Sequence[float]
+    token: float
 
 
 @dataclass(frozen=True)
@@ -84,40 +92,38 @@ class PolicyGradient:
     ) -> Learned:
         """Every pass and minibatch of a rollout."""
         config = self.config
-        totals, metrics = self._totals(learner, scored, reference)
-        found = self._judge(scored, totals, memory)
-        whole = self._with_old(learner, found)
-        sums: dict[str, float] = {}
-        read = 0
+        rewards = self._rewards(scored)
+        kl, judged = np.zeros(len(rewards)), np.flatnonzero(~np.isnan(rewards)).tolist()
+        means, read, read_besides = Means(), 0, 0
+        if reference is not None and self._kl_in_reward and judged:
+            rows = [row_of(scored, place) for place in judged]
+            kl[judged] = self._kl(learner, scored, judged, reference)
+            means.add({"kl": float(kl.sum()) / sum(row.trained_tokens for row in rows)})
+            read_besides += tokens_read(rows)
+        found = self._judge(scored, rewards, config.kl.weight * kl, memory)
+        whole, read_for_ratios = self._with_old(learner, found)
+        read_besides += read_for_ratios
         for turn in range(config.passes):
             groups = list(dict.fromkeys(whole.groups))
             for share in minibatches(groups, config.minibatches, learner.runtime, *where, turn):
                 part = whole.of([n for n, group in enumerate(whole.groups) if group in set(share)])
-                for name, value in self._step(learner, part, reference).items():
-                    sums[name] = sums.get(name, 0.0) + value
-                read += tokens_read(self._taught(part).rows)
-        count = config.updates_per_rollout
-        means = {name: value if name == "skipped" else value / count for name, value in sums.items()}
-        return Learned({**metrics, **means}, read, read if reference else 0, whole.places)
+                means.add(self._step(learner, part, reference))
+                tokens = tokens_read(self._taught(part).rows)
+                read += tokens
+                read_besides += tokens if reference is not None and not self._kl_in_reward else 0
+        flops = flops_without_gradient(language_model(learner.module), read_besides)
+        return Learned(means.found(), read, flops, whole.places)
 
-    def _totals(
-        self, learner: Learner, scored: Scored, reference: Reference | None
-    ) -> tuple[np.ndarray, dict[str, float]]:
-        """Rewards fp64 ``[S]`` to learn from, NaN where there is nothing to learn; less the KL in k1's case."""
-        totals = scored.feedback.totals.copy()
+    def _rewards(self, scored: Scored) -> np.ndarray:
+        """Rewards fp64 ``[S]`` to learn from, NaN where there is nothing to learn."""
+        rewards = scored.feedback.totals.copy()
         for place, sample in enumerate(scored.samples):
             cut = self.config.mask_truncated and sample.finish_reason == "length"
             if cut or not row_of(scored, place).trained_tokens:
-                totals[place] = np.nan
-        if not self._kl_in_reward or reference is None:
-            return totals, {}
-        places = np.flatnonzero(~np.isnan(totals)).tolist()
-        kl = [float(each.sum()) for each in self._kl(learner, scored, places, reference)]
-        totals[places] -= self.config.kl.weight * np.array(kl)
-        tokens = sum(row_of(scored, place).trained_tokens for place in places)
-        return totals, {"kl": sum(kl) / max(1, tokens)}
+                rewards[place] = np.nan
+        return rewards
 
-    def _kl(self, learner: Learner, scored: Scored, places: Sequence[int], reference: Reference) -> list[np.ndarray]:
+    def _kl(self, learner: Learner, scored: Scored, places: Sequence[int], reference: Reference) -> list[float]:
         """k1 of each sample's own tokens against the reference, as they were drawn."""
         rows = [row_of(scored, place) for place in places]
         temperature = self.sampling.temperature
@@ -130,20 +136,20 @@ class PolicyGradient:
         for place, row, other in zip(places, rows, theirs, strict=True):
             own = np.asarray(scored.samples[place].logps)
             mask = np.ones(len(own)) if row.loss_mask is None else np.asarray(row.loss_mask)
-            found.append((own - other) * mask)
+            found.append(float(((own - other) * mask).sum()))
         return found
 
-    def _judge(self, scored: Scored, totals: np.ndarray, memory: dict[str, Any]) -> Experience:
+    def _judge(self, scored: Scored, rewards: np.ndarray, penalties: np.ndarray, memory: dict[str, Any]) -> Experience:
         """The samples that could be judged, with their advantages."""
         config = self._advantage
         groups = [sample.group for sample in scored.samples]
         baseline: Any = config.baseline
         if baseline == "running":
             before = RunningMean(**memory.get("baseline", {}))
-            memory["baseline"] = asdict(before.updated(totals))
+            memory["baseline"] = asdict(before.updated(rewards - penalties))
             # Nothing came before the first step: its own mean is the best there is.
             baseline = before.mean if before.count else "batch"
-        found = advantages(totals, groups, baseline, config.scale)
+        found = advantages(rewards, groups, baseline, config.scale, penalties)
         tied = dict(zip(sorted(set(groups)), found.tied.tolist(), strict=True))
         places = np.flatnonzero(found.judged).tolist()
         rows = [row_of(scored, place) for place in places]
@@ -156,10 +162,14 @@ class PolicyGradient:
             counted=tuple(not (config.drop_tied and tied[groups[place]]) for place in places),
         )
 
-    def _with_old(self, learner: Learner, found: Experience) -> Experience:
-        """Old log-probabilities where a ratio needs them: the sampler's, or read again if these are too far off."""
+    def _with_old(self, learner: Learner, found: Experience) -> tuple[Experience, int]:
+        """Old log-probabilities where a ratio needs them: the sampler's, or read again if these are too far off.
+
+        And the tokens that were read for it.
+        """
         if self.config.updates_per_rollout == 1 or not found.rows:
-            return replace(found, old=(np.zeros(0),) * len(found.rows))
+            return replace(found, old=(np.zeros(0),) * len(found.rows)), 0
+        tokens = 0
         temperature = self.sampling.temperature
 
         def read(module: nn.Module, part: Sequence[TokenRow]) -> torch.Tensor:
@@ -167,11 +177,13 @@ class PolicyGradient:
 
         units = work_units(found.rows, self.config.tokens_per_pass)
         if all(len(old) == len(row.token_ids) for old, row in zip(found.old, found.rows, strict=True)):
-            tried = self._in_units([found.rows[n] for n in units[0]], read, learner)
+            first = [found.rows[n] for n in units[0]]
+            tried = self._in_units(first, read, learner)
+            tokens += tokens_read(first)
             gaps = [np.abs(own - found.old[n]) for own, n in zip(tried, units[0], strict=True)]
             if np.concatenate(gaps).mean() <= MISMATCH:
-                return found
-        return replace(found, old=tuple(self._in_units(found.rows, read, learner)))
+                return found, tokens
+        return replace(found, old=tuple(self._in_units(found.rows, read, learner))), tokens + tokens_read(found.rows)
 
     def _in_units(
         self, rows: Sequence[TokenRow], read: Callable[[nn.Module, Sequence[TokenRow]], torch.Tensor], learner: Learner
@@ -198,21 +210,22 @@ class PolicyGradient:
         counting = [n for n, counts in enumerate(part.counted) if counts]
         # A sample that is one action has one probability, whatever its length.
         sequences = config.ratio == "sequence"
-        lengths = [1 if sequences else part.rows[n].trained_tokens for n in counting]
-        each = row_weights(lengths, "sequence" if sequences else config.average, self.sampling.max_tokens)
+        lengths = [part.rows[n].trained_tokens for n in counting]
+        counts = [1] * len(counting) if sequences else lengths
+        each = row_weights(counts, "sequence" if sequences else config.average, self.sampling.max_tokens)
         weights = dict(zip((part.places[n] for n in counting), each, strict=True))
+        tokens = max(1, sum(lengths))
         taught = self._taught(part)
 
         def loss(module: nn.Module, unit: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor | float]]:
             share = taught.of(unit)
-            return self._loss(module, share, [weights[place] for place in share.places], reference)
+            return self._loss(module, share, Shares([weights[place] for place in share.places], 1 / tokens), reference)
 
         stepped = learner.step(work_units(taught.rows, config.tokens_per_pass), loss)
-        tokens = max(1.0, stepped.pop("tokens", 0.0))
         return {name: value / tokens if name in _OF_TOKENS else value for name, value in stepped.items()}
 
     def _loss(
-        self, module: nn.Module, share: Experience, weights: Sequence[float], reference: Reference | None
+        self, module: nn.Module, share: Experience, weights: Shares, reference: Reference | None
     ) -> tuple[torch.Tensor, Sums]:
         """A unit's part of the loss, and sums over its tokens."""
         model = language_model(module)
@@ -224,11 +237,11 @@ class PolicyGradient:
         module: nn.Module,
         scores: TokenScores,
         share: Experience,
-        weights: Sequence[float],
+        weights: Shares,
         reference: Reference | None,
     ) -> tuple[torch.Tensor, Sums]:
         config, logps, mask = self.config, scores.logps, (scores.mask != 0).to(scores.logps.dtype)
-        weight = torch.tensor(weights, dtype=logps.dtype, device=logps.device)[:, None]
+        weight = torch.tensor(weights.rows, dtype=logps.dtype, device=logps.device)[:, None]
         gains = padded(share.advantages, logps)
         old = padded(share.old, logps) if config.updates_per_rollout > 1 else None
         low, high = config.clip.low, config.clip.high
@@ -239,17 +252,19 @@ class PolicyGradient:
         else:
             policy = clipped_policy_loss(logps, old, gains, low, high)
             total = (policy.loss * mask * weight).sum()
-        sums: Sums = {"tokens": mask.sum()}
+        sums: Sums = {}
         if old is not None:
             below, above = ((clipped * mask).sum() for clipped in (policy.clipped_low, policy.clipped_high))
             sums |= {"clip_ratio/low_mean": below, "clip_ratio/high_mean": above}
             sums["clip_ratio/region_mean"] = below + above
         if reference is not None and not self._kl_in_reward:
             kl = kl_estimate(logps, reference.logps(module, share.rows, self.sampling.temperature), config.kl.estimator)
-            total = total + config.kl.weight * (kl * mask * weight).sum()
+            # A row's weight beside a sequence's ratio is not a token's.
+            held = weights.token if config.ratio == "sequence" else weight
+            total = total + config.kl.weight * (kl * mask * held).sum()
             sums["kl"] = (kl.detach() * mask).sum()
         if scores.entropies is not None:
-            total = total - config.entropy_bonus * (scores.entropies * mask * weight).sum()
+            total = total - config.entropy_bonus * weights.token * (scores.entropies * mask).sum()
         return total, sums
 
 

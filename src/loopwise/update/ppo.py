@@ -20,10 +20,11 @@ from loopwise.models.logps import TokenRow, score_tokens
 from loopwise.models.policy import Policy
 from loopwise.types import Context, Problem
 from loopwise.update.experience import Experience, padded
+from loopwise.update.fitting import tokens_read
 from loopwise.update.learner import Learner
 from loopwise.update.losses import gae, value_loss
 from loopwise.update.online import Online, begin
-from loopwise.update.policy_gradient import PolicyGradient, Sums, language_model
+from loopwise.update.policy_gradient import PolicyGradient, Shares, Sums, language_model
 from loopwise.update.reference import Reference
 from loopwise.update.sharding import gathered
 
@@ -48,7 +49,8 @@ class WithValueHead(nn.Module):
 
     def values(self, states: torch.Tensor) -> torch.Tensor:
         """States ``[S, T, H]`` to values fp32 ``[S, T]``."""
-        return states.float() @ self.direction + self.bias
+        # Not a product of matrices, which autocast would take in half precision.
+        return (states.float() * self.direction).sum(-1) + self.bias
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class PPO(PolicyGradient):
     """The clipped objective with advantages by GAE from the model's own value head."""
 
     config: PPOConfig
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """As the family, but that old log-probabilities are read together with the values."""
+        return super().needs if self._kl_in_reward else super().needs - {"logprobs"}
 
     @property
     def _advantage(self) -> AdvantageConfig:
@@ -69,10 +76,10 @@ class PPO(PolicyGradient):
         # The value head learns from every sample.
         return part.of([n for n in range(len(part.rows)) if part.counted[n]])
 
-    def _with_old(self, learner: Learner, found: Experience) -> Experience:
+    def _with_old(self, learner: Learner, found: Experience) -> tuple[Experience, int]:
         """Old log-probabilities, values, and from them advantages and returns, read in one pass."""
         if not found.rows:
-            return found
+            return found, 0
 
         def read(module: Any, part: Sequence[TokenRow]) -> torch.Tensor:
             scores = score_tokens(language_model(module), part, self.sampling.temperature, states=True)
@@ -93,10 +100,11 @@ class PPO(PolicyGradient):
             mean, deviation = every.mean(), every.std() + 1e-8
             advantages = [(each - mean) / deviation * (mask != 0) for each, mask in zip(advantages, masks, strict=True)]
         returns = tuple(each for _, each in estimates)
-        return replace(found, advantages=tuple(advantages), old=old, values=values, returns=returns)
+        found = replace(found, advantages=tuple(advantages), old=old, values=values, returns=returns)
+        return found, tokens_read(found.rows)
 
     def _loss(
-        self, module: nn.Module, share: Experience, weights: Sequence[float], reference: Reference | None
+        self, module: nn.Module, share: Experience, weights: Shares, reference: Reference | None
     ) -> tuple[torch.Tensor, Sums]:
         model, config = language_model(module), self.config
         bonus = config.entropy_bonus > 0
@@ -107,7 +115,7 @@ class PPO(PolicyGradient):
         values = module.values(scores.states)
         mask = (scores.mask != 0).to(values.dtype)
         error = value_loss(values, padded(share.values, values), padded(share.returns, values), config.value.clip)
-        weight = torch.tensor(weights, dtype=values.dtype, device=values.device)[:, None]
+        weight = torch.tensor(weights.rows, dtype=values.dtype, device=values.device)[:, None]
         sums["value_error"] = (error.detach() * mask).sum()
         return total + config.value.weight * (error * mask * weight).sum(), sums
 

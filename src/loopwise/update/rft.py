@@ -14,13 +14,10 @@ from loopwise.data.batches import mixed_batch
 from loopwise.methods import RFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
-from loopwise.types import Completion, Context, Problem, Rollout, Scored, Updated
+from loopwise.types import REWARD_ROUNDING, Completion, Context, Problem, Rollout, Scored, Updated
 from loopwise.update.fitting import Batch, fit, supervised
 from loopwise.update.learner import Learner
 from loopwise.update.rows import Pool, encode_fitting_rows, sample_rows
-
-# Weights such as 0.7, 0.2 and 0.1 add up to a hair under 1.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -68,22 +65,14 @@ class RFT:
         total = self.config.steps * (1 if self.config.restart else self.rounds)
         learner = Learner(module, self.config.optimizer, context.runtime, total, moments, round=context.round)
 
-        def progress() -> tuple[Policy, Any]:
-            return policy.with_module(learner.whole(module)), {"learner": learner.state()}
+        def snapshot() -> Policy:
+            return policy.with_module(learner.whole(module))
 
         metrics: dict[str, float] = {"kept": float(kept), "new": float(new), "pool": float(len(pool))}
         if len(pool) or self.labelled:
-            first = partial.step if partial else 0
-            metrics |= fit(
-                learner,
-                self.config.steps,
-                lambda step: self._batch(pool, context, step),
-                context,
-                progress,
-                first,
-            )
-        trained = policy.with_module(learner.whole(module))
-        return Updated(trained, {"learner": learner.state(), "pool": pool.state()}, metrics)
+            steps = self.config.steps
+            metrics |= fit(learner, steps, lambda step: self._batch(pool, context, step), context, snapshot)
+        return Updated(snapshot(), {"learner": learner.state(), "pool": pool.state()}, metrics)
 
     def _keep(self, policy: Policy, scored: Scored, pool: Pool, context: Context) -> int:
         """Pool what passes; report and count the samples that are in the pool now, which a full prompt's are not."""
@@ -119,7 +108,7 @@ def select(scored: Scored, config: RFTConfig) -> list[int]:
         seen: set[tuple[int, ...] | str] = set()
         for place in members:
             sample = scored.samples[place]
-            passes = totals[place] >= config.threshold - _ROUNDING
+            passes = totals[place] >= config.threshold - REWARD_ROUNDING
             key = sample.token_ids or sample.text
             if (passes or config.keep == "all") and key not in seen and len(seen) < config.per_problem:
                 seen.add(key)

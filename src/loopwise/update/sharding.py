@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from loopwise.errors import ConfigError
+from loopwise.models.heads import keep_in_step
 from loopwise.runtime import Runtime
 
 T = TypeVar("T")
@@ -23,7 +24,8 @@ class Sharded(nn.Module):
     """Shards ``model`` in place: its blocks one by one, then the rest; frozen parameters stay whole.
 
     It is what FSDP takes for the root, so that work on the model may use its parts as it likes: all parameters outside
-    the blocks are whole while ``forward`` runs. Every forward and backward pass is one of all ranks together.
+    the blocks are whole while ``forward`` runs. Every forward and backward pass is one of all ranks together, so that
+    ``work`` has to run the blocks as often on each of them, however large its unit.
     """
 
     def __init__(self, model: nn.Module, runtime: Runtime) -> None:
@@ -32,6 +34,7 @@ class Sharded(nn.Module):
 
         super().__init__()
         check_shards(model)
+        keep_in_step(model)
         self.model = model
         # Kept out of the submodules: whatever holds parameters below would be sharded, too.
         self._empty = (_emptied(model),)
