@@ -129,13 +129,12 @@ def test_a_restored_learner_goes_on_bit_for_bit(
     step(begun)  # what the first learner does after it was saved must not reach the copy
     resumed = Learner(saved.weights.trainable(), config, runtime, total_steps=6, state=read_state(tmp_path))
     assert [step(resumed) for _ in range(3)] == first[3:]
-    assert resumed.losses == whole.losses
     assert policy.with_module(resumed.module).id == policy.with_module(whole.module).id
     assert_equal_state(resumed.state(), whole.state())
 
 
 def assert_equal_state(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    assert (ours["steps_done"], ours["losses"]) == (theirs["steps_done"], theirs["losses"])
+    assert ours["steps_done"] == theirs["steps_done"]
     assert ours["moments"].keys() == theirs["moments"].keys()
     for name, entry in ours["moments"].items():
         assert entry.keys() == theirs["moments"][name].keys()

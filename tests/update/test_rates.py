@@ -120,10 +120,9 @@ def test_the_suggestion_trains_better_than_rates_far_from_it(
 
     def last_loss(factor: float) -> float:
         learner = Learner(policy.trainable_module(), scaled(config, factor), runtime, 60)
-        for step in range(60):
-            work = walks.batch(0, 100 + step)
-            learner.step(work.micro_batches, work.loss)
-        return float(np.mean(learner.losses[-10:]))
+        work = [walks.batch(0, 100 + step) for step in range(60)]
+        found = [learner.step(batch.micro_batches, batch.loss)["loss"] for batch in work]
+        return float(np.mean(found[-10:]))
 
     losses = slow, right, fast = tuple(last_loss(first.suggested * times) for times in (1 / 30, 1, 30))
     assert right < 0.5 * min(slow, fast), losses

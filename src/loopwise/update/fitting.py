@@ -106,7 +106,6 @@ def fit(
     """
     partial = context.partial
     start, means = (partial.step, Means(**partial.state["means"])) if partial else (0, Means())
-    del learner.losses[start:], learner.skipped[start:]
     flops = flops_per_token(learner.module)
     for step in range(start, steps):
         work = batch(step)

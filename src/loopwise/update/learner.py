@@ -57,8 +57,6 @@ class Learner:
         self.total_steps = total_steps
         self.round = round
         self.steps_done = 0
-        self.losses: list[float] = []
-        self.skipped: list[bool] = []
         self._draws = draws_in_training(module)
         self._shards = Sharded(module, runtime) if runtime.sharded else None
         self._names = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -98,8 +96,6 @@ class Learner:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.steps_done += 1
-        self.losses.append(total)
-        self.skipped.append(not finite)
         metrics = {**sums, "loss": total, "grad_norm": norm, "learning_rate": self.config.lr * share}
         return metrics if finite else {**metrics, "skipped": 1.0}
 
@@ -171,23 +167,16 @@ class Learner:
             yield
 
     def state(self) -> dict[str, Any]:
-        """Steps done, losses and skips of the round so far, and the moments of every parameter by name, copied."""
+        """Steps done, and the moments of every parameter by name, copied."""
         moments = {
             self._names[parameter]: {key: gathered(value).clone() for key, value in entry.items()}
             for optimizer, _ in self._optimizers
             for parameter, entry in optimizer.state.items()
         }
-        return {
-            "steps_done": self.steps_done,
-            "losses": list(self.losses),
-            "skipped": list(self.skipped),
-            "moments": moments,
-        }
+        return {"steps_done": self.steps_done, "moments": moments}
 
     def _load(self, state: Any) -> None:
         self.steps_done = state["steps_done"]
-        self.losses = list(state["losses"])
-        self.skipped = list(state["skipped"])
         for optimizer, _ in self._optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:

@@ -122,8 +122,6 @@ def begin(
     steps = len(dealt(problems, config.problems_per_step)) * config.updates_per_rollout
     moments = carried["learner"] if carried else None
     learner = Learner(module, config.optimizer, context.runtime, steps * rounds, moments, round=context.round)
-    learner.losses.clear()
-    learner.skipped.clear()
     return Online(
         policy,
         config,
