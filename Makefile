@@ -24,7 +24,7 @@ help:
 	@echo 'make test      the test suite, 8 minutes at most on two cores'
 	@echo 'make test-all  the long tests too'
 	@echo 'make test-gpu  the tests that need a GPU (a few minutes; skipped, with the reason, where torch sees none)'
-	@echo 'make bench     loopwise beside its rivals, half an hour or more (ARGS="--only pretrain --json out.json --quick")'
+	@echo 'make bench     loopwise beside its rivals, several hours in full (ARGS="--only pretrain --json out.json --quick")'
 	@echo 'make lint      style, types and floors'
 	@echo 'make clean     remove caches and build leftovers (.venv stays)'
 

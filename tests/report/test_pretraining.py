@@ -228,7 +228,7 @@ def test_text_from_outside_is_escaped(journal, tmp_path):
 def test_steps_become_a_hundred_points_at_most(journal, tmp_path):
     run = Recorder(journal, "pretrain", PRETRAIN, prompts=("",), parts=())
     run.start("pretrain", dev=BEFORE)
-    metrics = [(step, {"loss": 8.0 / step, "learning_rate": 1e-3, "grad_norm": 1.0}) for step in range(1, 251)]
+    metrics = [(step, {"loss": 8.0 / step, "learning_rate": 1e-3 / step, "grad_norm": 1.0}) for step in range(1, 251)]
     journal.commit_progress("pretrain", round=1, step=250, checkpoint=("r0", "hash"), step_metrics=metrics)
     run.round(1, AFTER, drawn=False)
     stages = {"untrained": {"dev": text_figures(BEFORE)}, "pretrained": {"dev": text_figures(AFTER)}}

@@ -42,12 +42,16 @@ class Series:
 
 
 class StepChart(NamedTuple):
-    """A chart to be, over the steps: the names its lines have in their metrics."""
+    """A chart to be, over the steps: the names its lines have in their metrics.
+
+    ``varying``: left out where all its values are one.
+    """
 
     title: str
     hint: str
     names: tuple[str, ...]
     share: bool = False
+    varying: bool = False
 
 
 class _Chart(NamedTuple):
@@ -79,7 +83,7 @@ def series(
 
 READING = (
     StepChart("Training loss", "Nats a token.", ("loss",)),
-    StepChart("Learning rate", "AdamW’s.", ("learning_rate",)),
+    StepChart("Learning rate", "AdamW’s.", ("learning_rate",), varying=True),
     StepChart("Gradient norm", "Before clipping.", ("grad_norm",)),
 )
 """Step by step, what there is to see of learning text."""
@@ -116,7 +120,7 @@ LEARNING = (
         ("logps/chosen", "logps/rejected"),
     ),
     StepChart("Loss", "What the optimizer lowers. By policy gradient it stays about 0, and says little.", ("loss",)),
-    StepChart("Learning rate", "AdamW’s.", ("learning_rate",)),
+    StepChart("Learning rate", "AdamW’s.", ("learning_rate",), varying=True),
     StepChart("Gradient norm", "Before clipping.", ("grad_norm",)),
 )
 """Step by step, what there is to see of learning answers."""
@@ -131,7 +135,8 @@ def step_series(steps: Sequence[StepRow], charts: Sequence[StepChart] = READING)
     drawn = []
     for chart in charts:
         lines = tuple((name, _means(steps, name, size)) for name in chart.names)
-        if any(numbers.known(value) for _, values in lines for value in values):
+        known = {value for _, values in lines for value in values if numbers.known(value)}
+        if len(known) > chart.varying:
             at = tuple(min(stop, len(steps)) for stop in places)
             marks = ends if len(ends) < _MOST_MARKS else ()
             drawn.append(Series(chart.title, f"{chart.hint}{each}", at, lines, chart.share, marks))
