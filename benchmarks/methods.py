@@ -29,6 +29,8 @@ TEACHER = ("data.labelled=2000", "update.steps=800")
 _FITTED = {"name": "muon", "matrix_lr": 0.02, "lr": 3e-3}
 _FIT = {"method": "rft", "steps": 40, "batch_size": 128, "labelled_share": 0.3, "optimizer": _FITTED}
 _PAIRS = {"steps": 16, "batch_size": 64, "optimizer": {"name": "muon", "matrix_lr": 0.005, "lr": 3e-4}}
+# At the rates of the others both lose the model: every round was rolled back.
+_SMALL = {"name": "adamw", "lr": 1e-4}
 _ONLINE = {"problems_per_step": 32, "optimizer": {"name": "adamw", "lr": 3e-4}}
 _PPO = {**_ONLINE, "passes": 2, "optimizer": {"name": "adamw", "lr": 2e-4}}
 CONTROL = "labelled sums alone (control)"
@@ -40,8 +42,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "margin ranking": {**_PAIRS, "method": "margin"},
     "RRHF": {**_PAIRS, "method": "rrhf"},
     "SLiC": {**_PAIRS, "method": "slic"},
-    "DPO": {**_PAIRS, "method": "dpo"},
-    "IPO": {**_PAIRS, "method": "ipo"},
+    "DPO": {**_PAIRS, "method": "dpo", "optimizer": _SMALL},
+    "IPO": {**_PAIRS, "method": "ipo", "optimizer": _SMALL},
     "SPIN (learns gold answers)": {**_PAIRS, "method": "spin"},
     "REINFORCE": {**_ONLINE, "method": "reinforce"},
     "RLOO": {**_ONLINE, "method": "rloo"},
