@@ -21,7 +21,6 @@ from loopwise.models.policy import Policy, Weights
 from loopwise.models.presets import character_tokenizer
 from loopwise.runtime import Runtime
 from loopwise.types import Budget, Context, PromptState, Updated
-from loopwise.update import distill as module
 from loopwise.update.distill import Distill, load_teacher
 from loopwise.update.fitting import tokens_read
 from loopwise.update.online import row_of
@@ -84,10 +83,10 @@ def test_parts_add_up_to_the_whole(
 ) -> None:
     teacher = make_policy(seed=1)
     _, whole = learn(policy, teacher, configured(), context)
-    monkeypatch.setattr(module, "LOGITS_AT_ONCE", 5 * policy.tokenizer.vocab_size)
+    assert 5 * policy.tokenizer.vocab_size < logps.LOGITS_AT_ONCE
+    monkeypatch.setattr(logps, "LOGITS_AT_ONCE", 5 * policy.tokenizer.vocab_size)
     _, parts = learn(policy, teacher, configured(tokens_per_pass=40), context)
     assert parts[0] == pytest.approx(whole[0], rel=1e-4)
-    assert 5 * policy.tokenizer.vocab_size < logps.LOGITS_AT_ONCE
 
 
 def test_a_teacher_must_read_the_same_tokens(policy: Policy, runtime: Runtime, tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from loopwise.errors import DataError
 from loopwise.models.heads import comes_in_parts, logits_of, states_before_output
-from loopwise.models.trees import Layout, forward_arguments, lay_out
+from loopwise.models.trees import Layout, forward_arguments, lay_out, vocabulary_size
 
+T = TypeVar("T")
 LOGITS_AT_ONCE = 2**24
 """Logits in memory at a time: 64 MiB of fp32. More are computed in parts, and again for the gradient.
 
@@ -30,6 +31,11 @@ class TokenRow:
     prompt_ids: Sequence[int]
     token_ids: Sequence[int]
     loss_mask: Sequence[int] | None = None
+
+    @property
+    def mask(self) -> Sequence[int]:
+        """The loss mask, written out where there is none."""
+        return [1] * len(self.token_ids) if self.loss_mask is None else self.loss_mask
 
     @property
     def trained_tokens(self) -> int:
@@ -95,7 +101,7 @@ def score_tokens(
     model that hides its output layer and ConfigError for one in shards that scales or caps its logits.
     """
     mask, layout = _prepare(model, rows)
-    many = len(layout.targets) * _vocabulary(model) > LOGITS_AT_ONCE and comes_in_parts(model)
+    many = len(layout.targets) * vocabulary_size(model) > LOGITS_AT_ONCE and comes_in_parts(model)
     hidden = states_before_output(model, layout, required=states) if states or many else None
     if hidden is None:
         found = _score(layout.logits(model), layout.targets, temperature, entropies)
@@ -129,15 +135,19 @@ def window_logps(model: nn.Module, windows: Any) -> torch.Tensor:
     restarts = windows.position_ids
     positions = {} if restarts is None else {"position_ids": torch.from_numpy(restarts).to(device)}
     logits, wanted = model(input_ids=input_ids, use_cache=False, **positions).logits.flatten(0, 1), targets.flatten()
-    rows = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-    if len(wanted) <= rows:
-        return _target_logps(logits, wanted).view_as(targets)
-    # Computed again for the gradient: kept, the parts' log-softmaxes would be the whole after all.
-    parts = [
-        checkpoint(_target_logps, *part, use_reentrant=False, preserve_rng_state=False)
-        for part in zip(torch.split(logits, rows), torch.split(wanted, rows), strict=True)
-    ]
-    return torch.cat(parts).view_as(targets)
+    return torch.cat(in_parts(_target_logps, logits.shape[-1], logits, wanted)).view_as(targets)
+
+
+def in_parts(work: Callable[..., T], vocabulary: int, *tensors: torch.Tensor) -> list[T]:
+    """``work(*parts)`` of tensors ``[N, ...]`` cut alike, with at most ``LOGITS_AT_ONCE`` logits of N each time.
+
+    Parts are computed again for the gradient: kept, what they make of their logits would be the whole after all.
+    """
+    rows = max(1, LOGITS_AT_ONCE // vocabulary)
+    if len(tensors[0]) <= rows:
+        return [work(*tensors)]
+    parts = zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
+    return [checkpoint(work, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
 
 
 def last_logits(model: nn.Module, count: int) -> dict[str, int]:
@@ -154,7 +164,7 @@ def _prepare(model: nn.Module, rows: Sequence[TokenRow]) -> tuple[torch.Tensor, 
                 f"row {place} has no prompt, and its first token nothing to be predicted from. "
                 "Begin it with the tokenizer's beginning-of-text or end-of-text token."
             )
-        counted[place, : len(row.token_ids)] = 1.0 if row.loss_mask is None else row.loss_mask
+        counted[place, : len(row.token_ids)] = row.mask
     layout = lay_out(model, rows, counted != 0)
     return torch.from_numpy(counted).to(layout.targets.device), layout
 
@@ -176,17 +186,11 @@ def _score_in_parts(
     model: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, temperature: float, entropies: bool
 ) -> tuple[torch.Tensor, ...]:
     """The same from hidden states ``[N, H]``; no more than a part's logits exist at a time."""
-    rows = max(1, LOGITS_AT_ONCE // _vocabulary(model))
 
     def score(hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return _score(logits_of(model, hidden), targets, temperature, entropies)
 
-    if len(targets) <= rows:
-        return score(hidden, targets)
-    parts = [
-        checkpoint(score, *part, use_reentrant=False, preserve_rng_state=False)
-        for part in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
-    ]
+    parts = in_parts(score, vocabulary_size(model), hidden, targets)
     return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
 
@@ -202,7 +206,3 @@ def _spread(values: torch.Tensor, layout: Layout, mask: torch.Tensor) -> torch.T
     """Values ``[N, ...]`` of the counted tokens at their places in ``[S, C, ...]``, 0 elsewhere."""
     rest = values.shape[1:]
     return values.new_zeros((mask.numel(), *rest)).index_copy(0, layout.slots, values).view(*mask.shape, *rest)
-
-
-def _vocabulary(model: Any) -> int:
-    return int(model.config.get_text_config().vocab_size)

@@ -179,7 +179,7 @@ def _probe(model: Any) -> str | None:
     """Read three short rows both ways. What goes wrong with the trees is an answer, not an error."""
     from loopwise.models.logps import TokenRow
 
-    vocabulary, device = int(model.config.get_text_config().vocab_size), next(model.parameters()).device
+    vocabulary, device = vocabulary_size(model), next(model.parameters()).device
     ids = [(7 * place + 3) % vocabulary for place in range(11)]
     rows = [TokenRow(ids[:2], ids[2:5]), TokenRow(ids[:2], ids[5:7]), TokenRow(ids[7:8], ids[8:11])]
     counted = np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], dtype=bool)
@@ -204,6 +204,11 @@ def _window(model: Any) -> float:
     """Tokens that attention looks back on; infinite where it sees everything."""
     config = model.config.get_text_config()
     return min((size for name in _WINDOWS if (size := getattr(config, name, None))), default=float("inf"))
+
+
+def vocabulary_size(model: Any) -> int:
+    """Entries of the distribution that a model gives of each token."""
+    return int(model.config.get_text_config().vocab_size)
 
 
 @contextlib.contextmanager

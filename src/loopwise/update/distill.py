@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from loopwise.errors import ConfigError
 from loopwise.methods import DistillConfig
 from loopwise.models.folders import load_policy
 from loopwise.models.heads import logits_of
-from loopwise.models.logps import LOGITS_AT_ONCE, TokenRow, read_states
+from loopwise.models.logps import TokenRow, in_parts, read_states
 from loopwise.models.policy import Policy
+from loopwise.models.trees import vocabulary_size
 from loopwise.runtime import Runtime
 from loopwise.types import Context, Problem, Rollout, Sampling, Scored, Updated
 from loopwise.update.fitting import Means, flops_without_gradient, tokens_read
 from loopwise.update.learner import Learner
 from loopwise.update.losses import generalised_jsd
-from loopwise.update.online import Learned, begin, minibatches, row_of
+from loopwise.update.online import Learned, begin, minibatches, row_of, teaches
 from loopwise.update.units import work_units
 
 
@@ -55,8 +55,7 @@ class Distill:
         used = [
             place
             for place, sample in enumerate(scored.samples)
-            if row_of(scored, place).trained_tokens
-            and not (config.mask_truncated and sample.finish_reason == "length")
+            if teaches(scored, place, config)
             # An embedding table padded beyond the tokenizer's vocabulary has ids that the teacher's may not have.
             and max(sample.token_ids) < known
         ]
@@ -65,7 +64,8 @@ class Distill:
         read = 0
         for turn in range(config.passes):
             for share in minibatches(groups, config.minibatches, learner.runtime, *where, turn):
-                rows = [row_of(scored, place) for place in used if scored.samples[place].group in set(share)]
+                chosen = set(share)
+                rows = [row_of(scored, place) for place in used if scored.samples[place].group in chosen]
                 means.add(self._step(learner, rows))
                 read += tokens_read(rows)
         return Learned(means.found(), read, flops_without_gradient(teacher, read), used)
@@ -101,14 +101,8 @@ class Distill:
             return generalised_jsd(logits, wanted, self.config.divergence, self.sampling.temperature).sum()
 
         states, wanted = own.values[counted], theirs.values[counted]
-        size = max(1, LOGITS_AT_ONCE // max(_vocabulary(student), _vocabulary(teacher)))
-        pairs = list(zip(torch.split(states, size), torch.split(wanted, size), strict=True))
-        if len(pairs) == 1:
-            return part(*pairs[0])
-        # Computed again for the gradient: kept, the parts' logits would be the whole after all.
-        return torch.stack(
-            [checkpoint(part, *pair, use_reentrant=False, preserve_rng_state=False) for pair in pairs]
-        ).sum()
+        largest = max(vocabulary_size(student), vocabulary_size(teacher))
+        return torch.stack(in_parts(part, largest, states, wanted)).sum()
 
 
 def load_teacher(config: DistillConfig, base: Policy, runtime: Runtime) -> Policy:
@@ -131,7 +125,3 @@ def load_teacher(config: DistillConfig, base: Policy, runtime: Runtime) -> Polic
             f"{length}. Take a teacher with as long a context."
         )
     return teacher
-
-
-def _vocabulary(model: Any) -> int:
-    return int(model.config.get_text_config().vocab_size)

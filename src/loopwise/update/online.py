@@ -156,6 +156,12 @@ def minibatches(groups: Sequence[T], count: int, runtime: Runtime, *where: int) 
     return [[groups[place] for place in sorted(share.tolist())] for share in shares]
 
 
+def teaches(scored: Scored, place: int, config: OnlineConfig) -> bool:
+    """Whether something may be learned from the sample at a place: it has tokens of its own, and all that it may."""
+    cut = config.mask_truncated and scored.samples[place].finish_reason == "length"
+    return not cut and row_of(scored, place).trained_tokens > 0
+
+
 def row_of(scored: Scored, place: int) -> TokenRow:
     """The sample at a place of a rollout as a row to read."""
     sample = scored.samples[place]

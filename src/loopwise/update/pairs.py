@@ -21,7 +21,7 @@ from loopwise.models.policy import Policy
 from loopwise.runtime import seed_key
 from loopwise.types import REWARD_ROUNDING, Budget, Completion, Context, Problem, Rollout, Sample, Scored, Updated
 from loopwise.update.comparisons import ComparingConfig, Comparison, Unit, compared
-from loopwise.update.fitting import Batch, train_round
+from loopwise.update.fitting import Batch, flops_without_gradient, train_round
 from loopwise.update.reference import Reference
 from loopwise.update.rows import Encoding, encode_fitting_rows, encode_labelled, sample_rows
 from loopwise.update.sft import drawn
@@ -227,7 +227,7 @@ def _needed(config: ComparingConfig) -> frozenset[str]:
 def _booked(work: Batch[Unit], reference: Reference | None, policy: Policy, context: Context) -> Batch[Unit]:
     """The batch, once the reference's forward passes over it are booked."""
     if reference is not None and policy.weights is not None:
-        context.spend(Budget(flops=2.0 * policy.weights.parameter_count * work.tokens))
+        context.spend(Budget(flops=flops_without_gradient(policy.weights.module, work.tokens)))
     return work
 
 

@@ -24,7 +24,7 @@ from loopwise.update.experience import Experience, padded
 from loopwise.update.fitting import Means, flops_without_gradient, tokens_read
 from loopwise.update.learner import Learner
 from loopwise.update.losses import clipped_policy_loss, kl_estimate, row_weights
-from loopwise.update.online import Learned, Online, begin, minibatches, row_of
+from loopwise.update.online import Learned, Online, begin, minibatches, row_of, teaches
 from loopwise.update.reference import Reference
 from loopwise.update.units import work_units
 
@@ -106,9 +106,11 @@ class PolicyGradient:
         for turn in range(config.passes):
             groups = list(dict.fromkeys(whole.groups))
             for share in minibatches(groups, config.minibatches, learner.runtime, *where, turn):
-                part = whole.of([n for n, group in enumerate(whole.groups) if group in set(share)])
-                means.add(self._step(learner, part, reference))
-                tokens = tokens_read(self._taught(part).rows)
+                chosen = set(share)
+                part = whole.of([n for n, group in enumerate(whole.groups) if group in chosen])
+                taught = self._taught(part)
+                means.add(self._step(learner, part, taught, reference))
+                tokens = tokens_read(taught.rows)
                 read += tokens
                 read_besides += tokens if reference is not None and not self._kl_in_reward else 0
         flops = flops_without_gradient(language_model(learner.module), read_besides)
@@ -117,9 +119,8 @@ class PolicyGradient:
     def _rewards(self, scored: Scored) -> np.ndarray:
         """Rewards fp64 ``[S]`` to learn from, NaN where there is nothing to learn."""
         rewards = scored.feedback.totals.copy()
-        for place, sample in enumerate(scored.samples):
-            cut = self.config.mask_truncated and sample.finish_reason == "length"
-            if cut or not row_of(scored, place).trained_tokens:
+        for place in range(len(scored.samples)):
+            if not teaches(scored, place, self.config):
                 rewards[place] = np.nan
         return rewards
 
@@ -135,8 +136,7 @@ class PolicyGradient:
         found = []
         for place, row, other in zip(places, rows, theirs, strict=True):
             own = np.asarray(scored.samples[place].logps)
-            mask = np.ones(len(own)) if row.loss_mask is None else np.asarray(row.loss_mask)
-            found.append(float(((own - other) * mask).sum()))
+            found.append(float(((own - other) * np.asarray(row.mask)).sum()))
         return found
 
     def _judge(self, scored: Scored, rewards: np.ndarray, penalties: np.ndarray, memory: dict[str, Any]) -> Experience:
@@ -204,8 +204,10 @@ class PolicyGradient:
         beside = self.config.entropy_bonus or (self.config.kl.weight and not self._kl_in_reward)
         return part.of([n for n in range(len(part.rows)) if part.counted[n] and (beside or part.advantages[n].any())])
 
-    def _step(self, learner: Learner, part: Experience, reference: Reference | None) -> dict[str, float]:
-        """One optimizer step on a minibatch."""
+    def _step(
+        self, learner: Learner, part: Experience, taught: Experience, reference: Reference | None
+    ) -> dict[str, float]:
+        """One optimizer step on a minibatch, of which ``taught`` has a gradient."""
         config = self.config
         counting = [n for n, counts in enumerate(part.counted) if counts]
         # A sample that is one action has one probability, whatever its length.
@@ -215,7 +217,6 @@ class PolicyGradient:
         each = row_weights(counts, "sequence" if sequences else config.average, self.sampling.max_tokens)
         weights = dict(zip((part.places[n] for n in counting), each, strict=True))
         tokens = max(1, sum(lengths))
-        taught = self._taught(part)
 
         def loss(module: nn.Module, unit: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor | float]]:
             share = taught.of(unit)

@@ -87,9 +87,7 @@ class PPO(PolicyGradient):
 
         both = self._in_units(found.rows, read, learner)
         old, values = tuple(each[:, 0] for each in both), tuple(each[:, 1] for each in both)
-        masks = [
-            np.ones(len(row.token_ids)) if row.loss_mask is None else np.array(row.loss_mask) for row in found.rows
-        ]
+        masks = [np.array(row.mask) for row in found.rows]
         estimates = [
             _advantages(reward[0], value, mask, self.config.value)
             for reward, value, mask in zip(found.advantages, values, masks, strict=True)

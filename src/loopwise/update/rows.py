@@ -162,7 +162,7 @@ class Pool:
             "token_lengths": np.array([len(row.token_ids) for row in self], dtype=np.int32),
             "prompt_ids": np.array([token for row in self for token in row.prompt_ids], dtype=np.int32),
             "token_ids": np.array([token for row in self for token in row.token_ids], dtype=np.int32),
-            "loss_mask": np.array([bit for row in self for bit in _mask(row)], dtype=np.uint8),
+            "loss_mask": np.array([bit for row in self for bit in row.mask], dtype=np.uint8),
         }
 
     @staticmethod
@@ -188,10 +188,6 @@ def _limit(policy: Policy, config: SFTConfig) -> int | None:
 
 def _longer(config: SFTConfig, limit: int | None) -> str:
     return "raise update.max_length" if limit == config.max_length else "take a model with a longer context"
-
-
-def _mask(row: TokenRow) -> Sequence[int]:
-    return row.loss_mask if row.loss_mask is not None else [1] * len(row.token_ids)
 
 
 def _truncate(row: TokenRow, limit: int) -> TokenRow:
