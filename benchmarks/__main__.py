@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.harness import Benchmark, BenchmarkError, Settings
 from loopwise.threads import CALM
 
-NAMES = ("pretrain", "perplexity", "grpo", "sampling", "sft", "dpo", "target", "methods")
+NAMES = ("pretrain", "perplexity", "grpo", "sampling", "sft", "dpo", "target", "methods", "judges", "sandbox")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,39 +16,14 @@ from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from loopwise.blocks import (
-    Block,
-    BudgetConfig,
-    CorpusConfig,
-    CurriculumConfig,
-    DataConfig,
-    GateConfig,
-    LoraConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RewardConfig,
-    RowsConfig,
-    RuntimeConfig,
-    SamplingConfig,
-    SourceConfig,
-    TokenizerConfig,
-)
-from loopwise.config import ImproveRecipe, PretrainRecipe, TuneRecipe
+from loopwise.blocks import Block
+from loopwise.config import ImproveRecipe, TuneRecipe
 from loopwise.evaluate.rules import RULES
-from loopwise.methods import (
-    AdvantageConfig,
-    ClipConfig,
-    KLConfig,
-    OnlineConfig,
-    PairingConfig,
-    PairsConfig,
-    PolicyGradientConfig,
-    PPOConfig,
-    PretrainConfig,
-    RRHFConfig,
-    SFTConfig,
-    ValueConfig,
-)
+from loopwise.evaluate.sources import sources
+from loopwise.methods import PolicyGradientConfig, SFTConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from recipe_words import MEANINGS, NOTES, TITLES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipes.md"
 
@@ -62,153 +38,6 @@ A recipe is a YAML file. `loopwise pretrain`, `tune` and `improve` read one kind
 - Any key can be changed on the command line by its dotted name, such as `update.optimizer.lr=1e-4`.
 - Relative paths are taken from the recipe's own folder.
 """
-
-TITLES: Mapping[type[Block], str] = {
-    ImproveRecipe: "A recipe for `loopwise improve`",
-    TuneRecipe: "A recipe for `loopwise tune`",
-    PretrainRecipe: "A recipe for `loopwise pretrain`",
-    ModelConfig: "`model`",
-    TokenizerConfig: "`model.tokenizer`",
-    LoraConfig: "`model.lora`",
-    DataConfig: "`data` of tune and improve",
-    RowsConfig: "An entry of `data.train` of tune and improve",
-    CorpusConfig: "`data` of pretrain",
-    SourceConfig: "An entry of `data.train` of pretrain",
-    RewardConfig: "An entry of `rewards` or `report_rewards`",
-    SamplingConfig: "`sampling`",
-    SFTConfig: "`update` on rows",
-    PairsConfig: "`update` on pairs",
-    PairingConfig: "`update.pairs`",
-    OnlineConfig: "`update` on fresh samples",
-    PolicyGradientConfig: "`update` by policy gradient",
-    AdvantageConfig: "`update.advantage`",
-    ClipConfig: "`update.clip`",
-    KLConfig: "`update.kl`",
-    ValueConfig: "`update.value` of ppo",
-    PretrainConfig: "`update` of pretrain",
-    CurriculumConfig: "`curriculum`",
-    OptimizerConfig: "`update.optimizer`",
-    GateConfig: "`gate`",
-    BudgetConfig: "`budget`",
-    RuntimeConfig: "`runtime`",
-}
-
-NOTES: Mapping[type[Block], str] = {
-    ModelConfig: (
-        "A plain text is short for `path`: `model: ./my-model`. The keys from `depth` to `tokenizer` shape a model "
-        "that is created; one that is loaded has its own."
-    ),
-    RowsConfig: "A plain text is short for `path`.",
-    SourceConfig: "A plain text is short for `path`.",
-    RewardConfig: "A plain text is short for `use`: `rewards: [number]`.",
-    SFTConfig: "Of `sft`, of `rft`, and of all that learns from pairs, which a batch then has in place of rows.",
-    PairsConfig: "Beside the keys of [`update` on rows](#update-on-rows).",
-    PolicyGradientConfig: "Beside the keys of [`update` on fresh samples](#update-on-fresh-samples).",
-    DataConfig: (
-        "Name `train` or `task`. A number under `dev` or `test` takes so many of the train rows out, or generates so "
-        "many of the task; without one it is a tenth of the rows, at most 1,000, or 1,000 of the task. 0 leaves the "
-        "split out."
-    ),
-}
-
-# Meanings of keys whose field in config.py has no description of its own.
-MEANINGS: Mapping[type[Block], Mapping[str, str]] = {
-    ImproveRecipe: {
-        "model": "the model to start from",
-        "data": "problems to learn on, and those held out",
-        "update": "how a round is learned from",
-        "rounds": "turns of the loop",
-        "sampling": "how completions are drawn",
-        "gate": "when a round is rolled back",
-        "seed": "every draw, split and batch is a pure function of it",
-        "runtime": "the machine",
-        "budget": "limits that end the run early",
-    },
-    TuneRecipe: {
-        "model": "the model to start from",
-        "data": "rows to learn, and those held out",
-        "update": "how the rows are learned",
-        "rewards": "what scores held-out answers where `gate.metric` is `reward`",
-        "sampling": "how held-out answers are drawn",
-        "gate": "when a round is rolled back",
-        "seed": "every split and batch is a pure function of it",
-        "runtime": "the machine",
-        "budget": "limits that end the run early",
-    },
-    PretrainRecipe: {
-        "model": "the model to train, usually one created",
-        "data": "text to train on, and text held out",
-        "update": "how the text is learned",
-        "sampling": "how the samples are drawn",
-        "gate": "when a round is rolled back",
-        "seed": "every draw, split and window is a pure function of it",
-        "runtime": "the machine",
-        "budget": "limits that end the run early",
-    },
-    ModelConfig: {
-        "path": "a Hugging Face folder with config, safetensors weights and tokenizer, or a hub name",
-        "dropout": "of embeddings, attention and residuals, in training",
-    },
-    LoraConfig: {"rank": "of the two matrices that make an adapter", "dropout": "of the adapters' input, in training"},
-    RowsConfig: {
-        "path": "row file, datasets folder or hub name",
-        "format": "the shape of its rows",
-        "prompt_column": "column that holds the prompt",
-        "completion_column": "column that holds the completion to learn",
-    },
-    SourceConfig: {"path": "file, folder of files, datasets folder or hub name"},
-    PretrainConfig: {"optimizer": "optimizer and schedule"},
-    RewardConfig: {
-        "use": "a built-in rule (below), `module.function` or `path/to/file.py:function`",
-        "weight": "its factor in the sum",
-    },
-    SamplingConfig: {
-        "max_tokens": "longest completion",
-        "temperature": "0 is greedy; held-out answers always are",
-        "top_p": "draw from the smallest set of tokens with this probability; 1 keeps all",
-        "top_k": "draw from so many likeliest tokens; 0 keeps all",
-        "stop": "texts that end a completion and are cut off",
-    },
-    SFTConfig: {"optimizer": "optimizer and schedule"},
-    PairsConfig: {"pairs": "how `improve` makes pairs of samples; labelled pairs of `tune` are what they are"},
-    RRHFConfig: {"ranking_weight": "of the ranking loss"},
-    OnlineConfig: {"optimizer": "optimizer and schedule"},
-    PolicyGradientConfig: {
-        "advantage": "what a reward is compared with",
-        "clip": "how far the ratio may go from 1; nothing is clipped at one optimizer step a rollout",
-        "kl": "a pull towards a reference policy",
-    },
-    ClipConfig: {"low": "clipped below 1 - low", "high": "clipped above 1 + high"},
-    ValueConfig: {
-        "gamma": "discount of the rewards to come",
-        "lam": "GAE's lambda: 1 trusts the rewards, 0 the values",
-    },
-    PPOConfig: {"value": "the value head"},
-    OptimizerConfig: {
-        "name": "Muon drives the matrices inside the blocks (an LSTM and adapters have none), AdamW everything else",
-        "lr": "AdamW's learning rate",
-        "matrix_lr": "Muon's learning rate",
-        "betas": "AdamW's decay rates of its two moments",
-        "weight_decay": "decoupled",
-        "momentum": "Muon's",
-        "schedule": "of all rounds together (of each round under `restart`), times the warm-up",
-        "warmup_steps": "linear, from the start of the run",
-    },
-    GateConfig: {
-        "confidence": "of the one-sided bound on the paired difference",
-        "enabled": "false: every round is accepted, losses are only reported",
-    },
-    BudgetConfig: {
-        "tokens_generated": "tokens sampled, held-out answers included",
-        "tokens_trained": "tokens read in training, prompts included",
-        "seconds": "wall time, over all resumes",
-        "judge_calls": "samples judged",
-    },
-    RuntimeConfig: {
-        "device": "`cpu`, `cuda`, `cuda:1` …; `auto` takes a GPU where there is one",
-        "keep_checkpoints": "newest checkpoints kept",
-    },
-}
 
 METHODS_TITLE = "`update`: the methods"
 METHODS_HEAD = f"""\
@@ -229,8 +58,17 @@ RULES_HEAD = """\
 
 The rules that `rewards` may name, and their `options`. None: not judged, masked, never counted as 0.
 
-| rule | options | passes where |
+| rule | options | scores |
 | --- | --- | --- |
+"""
+
+SOURCES_HEAD = """\
+## Built-in judges and critics
+
+The sources that `rewards` or `critics` may name, and their `options`; [feedback.md](feedback.md) says which one when.
+
+| source | under | options | what it says |
+| --- | --- | --- | --- |
 """
 
 
@@ -243,7 +81,10 @@ def page() -> str:
             sections.append(METHODS_HEAD + "\n".join(_overview(*method) for method in methods.items()) + "\n")
         sections.append(_section(block))
         sections += [_method(method) for method in methods if _family(method) is block]
-    return "\n".join([HEAD, *sections, RULES_HEAD + "\n".join(_rules()) + "\n"])
+    rules, judges = (
+        head + "\n".join(rows) + "\n" for head, rows in ((RULES_HEAD, _rules()), (SOURCES_HEAD, _sources()))
+    )
+    return "\n".join([HEAD, *sections, rules, judges])
 
 
 def _methods() -> dict[type[Block], list[str]]:
@@ -259,8 +100,8 @@ def _methods() -> dict[type[Block], list[str]]:
 
 
 def _family(block: type[Block]) -> type[Block]:
-    """The block whose keys a method shares with others."""
-    return next(base for base in block.__mro__ if base in TITLES)
+    """The block whose keys a method shares with others; one that shares none stands after the last."""
+    return next((base for base in block.__mro__ if base in TITLES), PolicyGradientConfig)
 
 
 def _overview(block: type[Block], commands: list[str]) -> str:
@@ -278,7 +119,9 @@ def _section(block: type[Block]) -> str:
 
 def _method(block: type[Block]) -> str:
     """What a method has beside the keys of the block it stands on; of those keys, defaults that are others here."""
-    base = block.__mro__[1] if block.__mro__[1] is not Block else block
+    base = block.__mro__[1]
+    if base is Block:
+        return f"### {_heading(block)}\n\n{_intro(block)}\n\n{_table(_rows(block, None))}"
     rows = list(_rows(block, base))
     name = _heading(base) if base not in TITLES else TITLES[base]
     known = f"[{name}](#{_anchor(name)})"
@@ -339,7 +182,7 @@ def _plain(value: Any) -> str:
     """A value as YAML has it."""
     if isinstance(value, bool):
         return str(value).lower()
-    return str(list(value) if isinstance(value, tuple) else value)
+    return str(list(value) if isinstance(value, tuple) else value).replace("\n", "\\n")
 
 
 def _type(field: FieldInfo) -> str:
@@ -369,6 +212,8 @@ def _words(annotation: Any) -> str:
         return f"list of {inner}" if arguments[-1] is Ellipsis else f"list of {len(arguments)} {inner}s"
     if isinstance(annotation, type) and issubclass(annotation, Block):
         return f"[block](#{_anchor(TITLES[annotation])})"
+    if origin in (Mapping, dict) and isinstance(arguments[1], type) and issubclass(arguments[1], Block):
+        return f"name: [block](#{_anchor(TITLES[arguments[1]])})"
     names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
     return names.get(annotation, "keys and values")
 
@@ -383,6 +228,18 @@ def _rules() -> Iterator[str]:
         options = ", ".join(f"`{p.name}`" + ("" if p.default is p.empty else f" = `{p.default}`") for p in parameters)
         meaning = " ".join((rule.build.__doc__ or "").split()).removeprefix("1.0 where ").replace("``", "`")
         yield f"| `{name}` | {options} | {meaning} |"
+
+
+def _sources() -> Iterator[str]:
+    for name, source in sources().items():
+        parameters = list(inspect.signature(source.build).parameters.values())[1:]
+        options = ", ".join(f"`{p.name}`" + ("" if p.default is p.empty else f" = `{p.default}`") for p in parameters)
+        under = ", ".join(
+            key for key, what in (("rewards", "rewards"), ("critics", "critiques")) if what in source.says
+        )
+        meaning = " ".join((source.build.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
+        cells = (f"`{name}`", under, options, meaning)
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 if __name__ == "__main__":

@@ -56,7 +56,9 @@ def test_what_a_block_leaves_out_is_as_its_key_has_it(kind: type[Block], name: s
             pytest.fail(str(error))
 
     needed: dict[str, Any] = {"teacher": "t"} if "teacher" in kind.model_fields else {}
-    if "model" in kind.model_fields:
+    if "url" in kind.model_fields:
+        needed = {"url": "http://localhost/v1", "model": "m"}
+    elif "model" in kind.model_fields:
         needed = LOOP if kind is ImproveRecipe else {key: LOOP[key] for key in ("model", "data")}
     assert made({}) == default
     for key in type(default).model_fields:

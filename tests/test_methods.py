@@ -41,6 +41,7 @@ UPDATES: dict[str, dict[str, Any]] = {
     "margin": ROUNDWISE,
     "rrhf": ROUNDWISE,
     "spin": ROUNDWISE,
+    "hindsight": ROUNDWISE,
 }
 
 

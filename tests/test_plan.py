@@ -142,6 +142,73 @@ def test_steps_are_measured_with_whatever_method(update: str, workshop: Path) ->
     assert ("samples of a step" in found.sections["measured on two steps"]) == ("problems_per_step" in update)
 
 
+CRITIC = """\
+def critique(prompts, completions, **columns):
+    return ["Too long." if len(completion) > 1 else None for completion in completions]
+"""
+
+
+@pytest.fixture
+def critic(workshop: Path) -> str:
+    """A critic as a recipe names it."""
+    (workshop / "critic.py").write_text(CRITIC)
+    return "critics=[critic.py:critique]"
+
+
+def test_a_round_of_language_feedback(workshop: Path, critic: str) -> None:
+    found = examined("improve", "update={method: ilf, steps: 3, batch_size: 2, revisions: 3}", critic)
+    said = found.sections["each round"]
+    assert said["revisions"].startswith("3 of each draft that is criticised: at most 24 a round; one with highest rew")
+    assert said["training"] == "3 steps x 2 rows = 6 rows, 0% of them labelled"
+    assert found.figures["step_seconds"] > 0
+    assert found.figures["forward_passes_a_step"] == 1
+    assert found.figures["run_seconds_are_at_most"] is True, "drafts that nothing is said against are not revised"
+    plain = examined("improve", "update={method: rft, steps: 3, batch_size: 2}")
+    assert plain.figures["run_seconds"]["sampling"] > 0
+    assert found.sections["measured on two steps"]["samples of a round"].startswith("at most ")
+
+
+def test_a_round_of_hindsight(workshop: Path) -> None:
+    found = examined("improve", "update={method: hindsight, steps: 3, batch_size: 2}")
+    said = found.sections["each round"]
+    assert said["pairs"] == "best against worst of each problem: at most 4 a round, in two rows each"
+    assert said["asked"] == "' good: ' after every prompt once it was learned"
+    assert found.figures["first_step_seconds"] > 0
+    assert found.figures["step_seconds"] > 0
+    assert found.sections["learning rate"]["sweep"].endswith("its rows are pairs of samples that are not drawn yet")
+
+
+def test_a_round_of_trials(workshop: Path) -> None:
+    found = examined("improve", "update={method: reflexion, trials: 2}", "samples=1")
+    said = found.sections["each round"]
+    assert said["trials"] == "2 at most, of problems that are not solved yet: at most 8 samples"
+    assert said["lessons"].startswith("by the model, after every trial on 3 misses of a task at most; the newest 3 of ")
+    assert said["training"] == "none: lessons go into the prompt, and no weights change"
+    assert "forward passes" not in said
+    assert found.sections["learning rate"] == {"none": "no weights change"}
+    assert found.sections["measured"].keys() == {"samples of a round", "evaluating dev", "evaluating test"}
+    figures = json.loads(to_json(found.figures))
+    assert figures["step_seconds"] == figures["run_seconds"]["training"] == 0
+    assert figures["run_seconds"]["sampling"] > 0
+    assert figures["disk_bytes"]["checkpoint"] > 0
+    assert figures["learning_rate"] is None
+
+
+def test_revised_answers_take_their_time(workshop: Path, critic: str) -> None:
+    found = examined("improve", "refine={revisions: 2}", critic)
+    assert found.sections["each round"]["held-out answers"] == (
+        "as drafted, and of base and result as revised, 2 times at most"
+    )
+    assert found.figures["run_seconds"]["revising"] > 0
+    assert found.figures["run_seconds_are_at_most"] is True
+    assert "revising" not in examined("improve", "refine={held_out: false}", "update.method=ilf", critic).figures
+
+
+def test_monitors_take_their_time(workshop: Path) -> None:
+    assert examined("improve").figures["run_seconds"]["monitors"] > 0
+    assert examined("improve", "monitors={problems: 0}").figures["run_seconds"]["monitors"] == 0
+
+
 def test_a_teacher_is_named_with_its_size(workshop: Path) -> None:
     found = examined("improve", "update={method: distill, teacher: model, problems_per_step: 2}")
     assert found.sections["model"]["teacher"].endswith(" MiB beside the model's")
@@ -163,7 +230,7 @@ def made_up(**changes: Any) -> Costs:
     """Costs with round figures."""
     steps = Steps(first=3.0, second=2.0, seconds=1.0, tokens=10.0, weights=100, moments=200)
     evaluations = {"dev": Timed(5.0, 10), "skill:a": Timed(1.0, 2), "test": Timed(7.0, 14)}
-    given = {"sampling": Timed(20.0, 8), "watching": Timed(0.5, 4)}
+    given = {"sampling": Timed(20.0, 8), "watching": Timed(0.5, 4), "monitoring": Timed(2.0, 16)}
     return Costs(
         **{"steps": steps, "each_round": 10, "evaluations": evaluations, **given, **changes},
         before=0,
@@ -189,19 +256,19 @@ def recipe(**changes: Any) -> ImproveRecipe:
 
 def test_the_seconds_of_a_run_by_hand() -> None:
     # Dev and the skill are measured before the first round and after both, the test split before and after the run.
-    loop = {"training": 20.0, "watching": 1.5, "evaluation": 3 * 6.0 + 2 * 7.0, "sampling": 40.0}
-    assert run_seconds(recipe(), made_up()) == {**loop, "total": 93.5}
-    labels = 20 + 1.5 + 18 + 7
+    loop = {"training": 20.0, "watching": 1.5, "monitors": 6.0, "evaluation": 3 * 6.0 + 2 * 7.0, "sampling": 40.0}
+    assert run_seconds(recipe(), made_up()) == {**loop, "total": 99.5}
+    labels = 20 + 1.5 + 6 + 18 + 7
     found = run_seconds(recipe(controls=["labelled", "unfiltered"]), made_up())
-    assert found == {**loop, "controls": 2 * labels + 40, "total": 93.5 + 2 * labels + 40}
+    assert found == {**loop, "controls": 2 * labels + 40, "total": 99.5 + 2 * labels + 40}
 
 
 def test_controls_beside_the_loop_take_no_more_time_unless_they_wait() -> None:
     controls = ["labelled", "unfiltered", "gold"]
     beside = recipe(controls=controls, runtime={"processes": 4})
-    assert run_seconds(beside, made_up())["total"] == 93.5
+    assert run_seconds(beside, made_up())["total"] == 99.5
     waiting = recipe(controls=controls, runtime={"processes": 2})
-    assert run_seconds(waiting, made_up())["total"] == run_seconds(waiting, made_up())["controls"] > 93.5
+    assert run_seconds(waiting, made_up())["total"] == run_seconds(waiting, made_up())["controls"] > 99.5
 
 
 def test_the_disk_of_a_run_by_hand() -> None:

@@ -95,6 +95,9 @@ class ModelConfig(Block):
 
     path: str | None = None
     create: str | None = Field(None, description="preset of a model made from nothing: demo, gpt2, llama, qwen3, lstm")
+    endpoint: str | None = Field(
+        None, description="a remote model, which has no weights here: only its prompt improves"
+    )
     depth: int = Field(4, ge=1, description="layers: the size dial, from which width and heads follow")
     width: int | None = Field(None, ge=1, description="default: 32 a layer")
     heads: int | None = Field(None, ge=1, description="attention heads; default: one for each 32 of width")
@@ -110,11 +113,14 @@ class ModelConfig(Block):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
-        if (self.path is None) == (self.create is None):
-            raise ValueError('name either "path" (a model folder) or "create" (a preset), not both')
+        if sum(source is not None for source in (self.path, self.create, self.endpoint)) != 1:
+            raise ValueError('name one of "path" (a model folder), "create" (a preset) and "endpoint" (a remote model)')
         given = self.changed(*_DIALS)
-        if given and (self.path is not None or self.create == "demo"):
-            raise ValueError(f'"{given[0]}" shapes a created model; {self.path or "demo"} has its own. Leave it out')
+        if given and (self.create is None or self.create == "demo"):
+            whose = self.path or self.endpoint or "demo"
+            raise ValueError(f'"{given[0]}" shapes a created model; {whose} has its own. Leave it out')
+        if self.endpoint is not None:
+            self._refuse_idle("of a remote model, whose weights are elsewhere. Leave it out", "lora")
         return self
 
 
@@ -233,6 +239,68 @@ class RewardConfig(Block):
     time_limit: float = Field(30.0, gt=0, description="seconds one call may take")
     uses_reference: bool | None = Field(None, description="whether it may see reference columns; rules know themselves")
     options: Mapping[str, Any] = Field(default_factory=dict, description="keyword arguments of a built-in rule")
+
+
+class PriceConfig(Block):
+    """What a remote model costs, in the currency of ``most_money``, for a million tokens."""
+
+    read: float = Field(0.0, ge=0)
+    written: float = Field(0.0, ge=0)
+
+
+class EndpointConfig(Block):
+    """A remote model behind an OpenAI-compatible API."""
+
+    url: str = Field(description="as http://localhost:8000/v1")
+    model: str = Field(description="the model's name there")
+    key_env: str | None = Field(None, description="environment variable that holds the key; the key stands nowhere")
+    concurrency: int = Field(8, ge=1, description="calls at a time")
+    timeout: float = Field(60.0, gt=0, description="seconds a call may take")
+    retries: int = Field(5, ge=0, description="of a call that failed for no fault of its own, each waiting longer")
+    price: PriceConfig = PriceConfig()
+    most_tokens: int | None = Field(None, ge=1, description="read and written; the run ends with the round that spends")
+    most_money: float | None = Field(None, gt=0, description="spent likewise")
+
+
+class RefineConfig(Block):
+    """Draft, critique, revision: how an answer is revised until its critics have nothing to say against it."""
+
+    revisions: int = Field(3, ge=1, description="at most, of one draft")
+    template: str = Field("{prompt}{draft}\n{critique}\n", description="what a revision of a text prompt goes on from")
+    chat_template: str = Field(
+        "{critique}\n\nWrite the whole answer again, mended.",
+        description="of a conversation: what the user says to the draft",
+    )
+    held_out: bool = Field(True, description="measure held-out answers first as drafted, then as revised")
+
+    @model_validator(mode="after")
+    def _has_its_fields(self) -> RefineConfig:
+        for key, wanted in (("template", ("prompt", "draft", "critique")), ("chat_template", ("critique",))):
+            missing = [name for name in wanted if "{" + name + "}" not in getattr(self, key)]
+            if missing:
+                raise ValueError(f'"{key}" has no {{{missing[0]}}}. Say where it goes')
+        return self
+
+
+class LimitConfig(Block):
+    """When a monitor speaks: past ``warn`` it warns, past ``roll_back`` the round goes."""
+
+    warn: float | None = None
+    roll_back: float | None = None
+
+
+class MonitorsConfig(Block):
+    """What is watched each round beside the reward, on held-out problems and the round's own samples."""
+
+    problems: int = Field(64, ge=0, description="dev problems that samples are drawn for after each round; 0: none")
+    samples: int = Field(4, ge=1, description="of each")
+    kl: LimitConfig = Field(LimitConfig(warn=2.0), description="nats a token from the base, more")
+    entropy: LimitConfig = Field(LimitConfig(warn=0.2), description="share of the base's entropy, less")
+    distinct: LimitConfig = Field(LimitConfig(warn=0.3), description="share of the base's distinct answers, less")
+    length: LimitConfig = Field(LimitConfig(warn=2.0), description="times the base's length, or as many times shorter")
+    vote_share: LimitConfig = Field(LimitConfig(warn=0.98), description="samples that agree with the majority, more")
+    pass_at_k: LimitConfig = Field(LimitConfig(warn=0.05), description="below the base's pass@k")
+    truth: LimitConfig = Field(LimitConfig(warn=0.05), description="truth fallen below the base's while reward rose")
 
 
 class SamplingConfig(Block):

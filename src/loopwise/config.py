@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from loopwise.blocks import (
     Block,
@@ -19,9 +19,12 @@ from loopwise.blocks import (
     CorpusConfig,
     CurriculumConfig,
     DataConfig,
+    EndpointConfig,
     GateConfig,
     Model,
     ModelConfig,
+    MonitorsConfig,
+    RefineConfig,
     Reward,
     RewardConfig,
     RowsConfig,
@@ -31,17 +34,23 @@ from loopwise.blocks import (
 )
 from loopwise.config_errors import explain, found
 from loopwise.errors import ConfigError
+from loopwise.judge_blocks import JudgeDataConfig, JudgeModel, JudgeModelConfig, JudgingConfig, MaskedConfig
 from loopwise.methods import (
     DistillConfig,
     DrGRPOConfig,
     ImproveUpdate,
     OnlineConfig,
     PretrainConfig,
+    ReflexionConfig,
     SFTConfig,
     TuneUpdate,
 )
 
 S = TypeVar("S", RowsConfig, SourceConfig)
+M = TypeVar("M", ModelConfig, JudgeModelConfig)
+
+PATH_OPTIONS = ("model", "path", "variants")
+"""Options of rewards and critics that may name a file or folder; relative ones start from the recipe's own."""
 
 
 def _alone(runtime: RuntimeConfig) -> RuntimeConfig:
@@ -97,6 +106,13 @@ class ImproveRecipe(Block):
         (), validate_default=True, description="what scores a sample, summed by weight; default: the task's own"
     )
     report_rewards: tuple[Reward, ...] = Field((), description="reported, never decisive: the gold of a label-free run")
+    critics: tuple[Reward, ...] = Field((), description="what says in words where a sample went wrong")
+    refine: RefineConfig | None = Field(None, description="how drafts are revised after their critics")
+    endpoints: Mapping[str, EndpointConfig] = Field(
+        default_factory=dict, description="remote models that judges, critics and `generator` name"
+    )
+    generator: str | None = Field(None, description="endpoint that writes the samples; default: the model itself")
+    monitors: MonitorsConfig = MonitorsConfig()
     update: ImproveUpdate = DrGRPOConfig()
     rounds: int = Field(4, ge=1)
     problems: int = Field(64, ge=1, description="problems a round")
@@ -119,15 +135,67 @@ class ImproveRecipe(Block):
         return rewards
 
     def steps(self, problems: int) -> int:
-        """Steps of a round that draws so many problems: optimizer steps, or rollouts of an online method."""
+        """Steps of a round that draws so many problems: optimizer steps, or rollouts of an online method, or trials."""
         if isinstance(self.update, OnlineConfig):
             return -(-problems // self.update.problems_per_step)
+        if isinstance(self.update, ReflexionConfig):
+            return self.update.trials
         return self.update.steps
 
 
+class MaskedRecipe(Block):
+    """The run before a judge's own, in which its encoder learns to fill in masked tokens."""
+
+    model: JudgeModel
+    data: JudgeDataConfig
+    update: MaskedConfig = MaskedConfig()
+    rounds: int = Field(2, ge=1)
+    gate: GateConfig = GateConfig(metric="likelihood")
+    seed: int = Field(0, ge=0)
+    runtime: Alone = RuntimeConfig()
+    budget: BudgetConfig = BudgetConfig()
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """Nothing is ever drawn; what runs a recipe asks all the same."""
+        return SamplingConfig()
+
+
+class JudgeRecipe(Block):
+    """``loopwise judge``: a classifier or reward model, from rows with judgements."""
+
+    model: JudgeModel
+    data: JudgeDataConfig
+    masked: MaskedConfig | None = Field(None, description="first learn to fill in masked tokens of the same texts")
+    update: JudgingConfig = JudgingConfig()
+    rounds: int = Field(3, ge=1, description="the dev rows are judged after each")
+    gate: GateConfig = Field(
+        GateConfig(), description="metric reward: judgements that are right; likelihood: their log-probability"
+    )
+    seed: int = Field(0, ge=0)
+    runtime: Alone = RuntimeConfig()
+    budget: BudgetConfig = BudgetConfig()
+
+    @model_validator(mode="after")
+    def _hinge_has_a_margin(self) -> JudgeRecipe:
+        if self.update.loss == "hinge" and not (self.update.margin or self.data.margin_column):
+            raise ValueError('"update.loss: hinge" needs "update.margin" or "data.margin_column": equal scores fit it')
+        return self
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """Nothing is ever drawn; what runs a recipe asks all the same."""
+        return SamplingConfig()
+
+
 Recipe = PretrainRecipe | TuneRecipe | ImproveRecipe
-R = TypeVar("R", PretrainRecipe, TuneRecipe, ImproveRecipe)
-COMMANDS: dict[str, type[Block]] = {"pretrain": PretrainRecipe, "tune": TuneRecipe, "improve": ImproveRecipe}
+R = TypeVar("R", PretrainRecipe, TuneRecipe, ImproveRecipe, JudgeRecipe)
+COMMANDS: dict[str, type[Block]] = {
+    "pretrain": PretrainRecipe,
+    "tune": TuneRecipe,
+    "improve": ImproveRecipe,
+    "judge": JudgeRecipe,
+}
 """The command that runs each kind of recipe."""
 
 
@@ -180,19 +248,36 @@ def resolve_paths(recipe: R, folder: Path) -> R:
 
     def reward(config: RewardConfig) -> RewardConfig:
         file, colon, function = config.use.rpartition(":")
-        return config.model_copy(update={"use": f"{resolve(file)}:{function}"}) if colon else config
+        use = f"{resolve(file)}:{function}" if colon else config.use
+        options = {name: _resolve_option(name, value, resolve) for name, value in config.options.items()}
+        return config.model_copy(update={"use": use, "options": options})
 
+    if isinstance(recipe, JudgeRecipe):
+        files = {n: resolve(v) for n in ("train", "dev", "test") if isinstance(v := getattr(recipe.data, n), str)}
+        judged = {"data": recipe.data.model_copy(update=files), "model": _resolve_model(recipe.model, resolve)}
+        return recipe.model_copy(update=judged)
     changes: dict[str, Any] = {"data": _resolve_data(recipe.data, resolve)}
     if not isinstance(recipe, PretrainRecipe):
         changes["rewards"] = tuple(map(reward, recipe.rewards))
     if isinstance(recipe, ImproveRecipe):
         changes["report_rewards"] = tuple(map(reward, recipe.report_rewards))
+        changes["critics"] = tuple(map(reward, recipe.critics))
     changes["model"] = _resolve_model(recipe.model, resolve)
     if isinstance(recipe, ImproveRecipe) and isinstance(recipe.update, DistillConfig):
         teacher = resolve(recipe.update.teacher)
         if os.path.isdir(teacher):
             changes["update"] = recipe.update.model_copy(update={"teacher": teacher})
     return recipe.model_copy(update=changes)
+
+
+def _resolve_option(name: str, value: Any, resolve: Callable[[str], str]) -> Any:
+    """An option of a reward: where it names a file or folder that is there, its absolute name."""
+    if name not in PATH_OPTIONS or not isinstance(value, str) or not value:
+        return value
+    file, colon, function = value.rpartition(":")
+    if colon and file.endswith(".py"):
+        return f"{resolve(file)}:{function}"
+    return resolve(value) if os.path.exists(resolve(value)) else value
 
 
 def _resolve_data(data: DataConfig | CorpusConfig, resolve: Callable[[str], str]) -> DataConfig | CorpusConfig:
@@ -217,7 +302,7 @@ def _resolve_data(data: DataConfig | CorpusConfig, resolve: Callable[[str], str]
     return data.model_copy(update={**changes, "skills": tuple(map(resolve, data.skills))})
 
 
-def _resolve_model(model: ModelConfig, resolve: Callable[[str], str]) -> ModelConfig:
+def _resolve_model(model: M, resolve: Callable[[str], str]) -> M:
     changes: dict[str, Any] = {}
     if model.path and os.path.isdir(resolve(model.path)):
         changes["path"] = resolve(model.path)

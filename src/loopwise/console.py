@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from loopwise.observer import Observer
 from loopwise.recipes.catalogue import ShippedRecipe
+from loopwise.report import evaluation_words as words
+from loopwise.report import numbers
 from loopwise.runs.files import to_json
 
 TITLES = {
@@ -46,6 +48,7 @@ class ConsoleObserver(Observer):
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._told: set[str] = set()
         self._bars = Progress(
             TextColumn("  {task.description:<34}", markup=False),
             BarColumn(bar_width=24),
@@ -108,6 +111,9 @@ class ConsoleObserver(Observer):
                 self.note("warning", f"reward {part} failed on {count:.0f} of {summary['samples']} samples (left out)")
 
     def note(self, level: str, message: str) -> None:
+        if level == "info" and message in self._told:  # of the loop and of its controls alike
+            return
+        self._told.add(message)
         self.console.print(Text(f"  {level}: {message}", style="yellow" if level == "warning" else "dim"))
 
 
@@ -157,14 +163,20 @@ def stage_table(summary: Mapping[str, Any]) -> Table:
         count = next(figures[split]["n"] for figures in stages.values() if split in figures)
         table.add_column(f"{split} (n = {count:,})", justify="right")
     for name, figures in stages.items():
-        cells = []
-        for split in splits:
-            figure = figures.get(split)
-            low, high = figure["ci95"] if figure else (math.nan, math.nan)
-            cells.append(f"{_share(figure['accuracy'])}  [{_share(low)}, {_share(high)}]" if figure else "")
         style = "bold green" if name in ("improved", "tuned", "pretrained") else ""
-        table.add_row(Text(STAGES.get(name, name), style=style), *(Text(cell, style=style) for cell in cells))
+        own = [figures.get(split) for split in splits]
+        table.add_row(Text(STAGES.get(name, name), style=style), *_score_cells(own, style))
+        if any(figure and "refined" in figure for figure in own):
+            revised = [figure and figure.get("refined") for figure in own]
+            table.add_row(Text(f"{STAGES.get(name, name)}, revised", style=style), *_score_cells(revised, style))
     return table
+
+
+def _score_cells(figures: Sequence[Mapping[str, Any] | None], style: str) -> Iterator[Text]:
+    for figure in figures:
+        low, high = figure["ci95"] if figure else (math.nan, math.nan)
+        cell = f"{_share(figure['accuracy'])}  [{_share(low)}, {_share(high)}]" if figure else ""
+        yield Text(cell, style=style)
 
 
 def _text_table(stages: Mapping[str, Any], splits: Sequence[str]) -> Table:
@@ -223,39 +235,26 @@ def plan_table(plan: Mapping[str, Mapping[str, str]]) -> Table:
     return table
 
 
-def evaluation_table(found: Mapping[str, Any]) -> Table:
-    """What ``loopwise evaluate`` measured."""
+def evaluation_table(found: Mapping[str, Any]) -> Group:
+    """What ``loopwise evaluate`` measured, and in words how it compares and what the model had met before."""
+    other = "baseline" in found
     table = Table(box=None, padding=(0, 2))
-    for title in ("", "measure", "value", "95% interval", "n"):
+    more = ("baseline", "difference", "95% interval") if other else ()
+    for title in ("", "measure", "value", "95% interval", "n", *more):
         table.add_column(title, justify="left" if title in ("", "measure") else "right", overflow="fold")
     for result in found["results"]:
         name = result["name"]
-        for measure, figure in result["figures"].items():
-            if measure == "reward" and _says_nothing_new(result["figures"]):
-                continue
-            show = _share if _is_share_of_problems(measure) else _three
-            interval = f"{show(figure['ci95'][0])} to {show(figure['ci95'][1])}" if figure["ci95"] else "–"
-            table.add_row(
-                Text(name), MEASURES.get(measure, measure), show(figure["value"]), interval, f"{figure['n']:,}"
-            )
+        for measure, figure in words.shown_figures(result):
+            cells = [words.value(measure, figure["value"]), words.interval(measure, figure["ci95"]), f"{figure['n']:,}"]
+            if other:
+                gap = result["differences"].get(measure)
+                cells.append(words.value(measure, result["baseline"]["figures"][measure]["value"]))
+                cells.append(words.change(measure, gap["value"]) if gap else numbers.DASH)
+                cells.append(words.change_interval(measure, gap["ci95"]) if gap and gap["ci95"] else numbers.DASH)
+            table.add_row(Text(name), words.name_of(measure), *cells)
             name = ""
-    return table
-
-
-MEASURES = {
-    "likelihood": "log-probability a token of the right answers",
-    "bits_per_byte": "bits per byte",
-    "nats_per_token": "nats per token",
-}
-
-
-def _is_share_of_problems(measure: str) -> bool:
-    return measure == "accuracy" or measure.startswith("pass@")
-
-
-def _says_nothing_new(figures: Mapping[str, Any]) -> bool:
-    """Whether the mean reward is the share of passes."""
-    return any(figures.get(name, {}).get("value") == figures["reward"]["value"] for name in ("accuracy", "pass@1"))
+    shown = [table] if found["results"] else []
+    return Group(*shown, *(Text(line) for line in words.told(found)))
 
 
 def _three(value: float) -> str:

@@ -11,6 +11,7 @@ LoopwiseError
 │   ├── VocabularyError             tokenizer and model do not fit
 │   └── PromptTooLongError          prompt and completion exceed the context
 ├── RewardError (ValueError)        a reward function that broke its contract
+├── RemoteError                     a remote model that gave no usable answer
 ├── ControlError                    a control that ended without figures; the loop beside it is not concerned
 ├── OutputExistsError (FileExistsError)  --out would overwrite something
 ├── CheckpointError (OSError)       no checkpoint survives verification
@@ -72,6 +73,21 @@ class PromptTooLongError(ModelError):
 
 class RewardError(LoopwiseError, ValueError):
     """A reward function that broke its contract."""
+
+
+class RemoteError(LoopwiseError):
+    """A remote model that gave no usable answer.
+
+    ``kind``: ``timeout``; ``unreachable``; ``overloaded`` (it says so, or fails); ``refused`` (the key, the model's
+    name, the account: no call can succeed before it is mended); ``rejected`` (this one question); ``bad_answer`` (not
+    what an answer looks like); ``budget`` (not asked: what may be spent is spent).
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ControlError(LoopwiseError):

@@ -49,6 +49,46 @@ class RFTConfig(SFTConfig):
         return self
 
 
+class ILFConfig(SFTConfig):
+    """Imitation learning from language feedback: drafts are criticised and revised, the best revision of each is kept,
+    and the model learns to write it at once."""
+
+    method: Literal["ilf"] = "ilf"  # type: ignore[assignment]
+    threshold: float = Threshold
+    revisions: int = Field(4, ge=1, description="drawn of each draft that is criticised")
+    choose: Literal["reward", "critic"] = Field(
+        "reward", description="best revision by reward; critic: one that the critics have nothing to say against"
+    )
+    accepted_drafts: bool = Field(False, description="learn drafts that pass at once, too")
+    labelled_share: float = Field(0.3, ge=0, le=1, description="share of each batch from the labelled rows")
+
+
+class HindsightConfig(SFTConfig):
+    """Chain of Hindsight: the model reads a worse answer and a better one under their names, and is asked for a good
+    one."""
+
+    method: Literal["hindsight"] = "hindsight"  # type: ignore[assignment]
+    threshold: float = Threshold
+    good: str = Field(" good: ", min_length=1, description="what stands before a good answer, and asks for one")
+    bad: str = Field(" bad: ", min_length=1, description="what stands before a worse one")
+    dropped: float = Field(0.15, ge=0, lt=1, description="share of the worse answer's tokens that is left out")
+    labelled_share: float = Field(0.3, ge=0, le=1, description="share of each batch from the labelled rows")
+
+
+class ReflexionConfig(Block):
+    """Reflexion: after a miss a lesson is written and kept in the prompt for the next trial; no weights change."""
+
+    method: Literal["reflexion"] = "reflexion"
+    threshold: float = Threshold
+    writes: Literal["model", "critic"] = Field("model", description="who writes the lesson; critic: its critique as is")
+    trials: int = Field(3, ge=1, description="of one problem a round, the first without a new lesson")
+    lessons: int = Field(3, ge=1, description="kept of one task, the newest")
+    template: str = Field(
+        "{prompt}{draft}\n{critique}\nIn one sentence, what to do differently: ",
+        description="what the model writes a lesson after",
+    )
+
+
 Reference = Literal["base", "accepted", "adapters_off"]
 _REFERENCE = "compared with: the run's base, the policy the round starts from, or the weights below the adapters"
 
@@ -336,7 +376,10 @@ ImproveUpdate = Annotated[
     | Annotated[SLiCConfig, Tag("slic")]
     | Annotated[MarginConfig, Tag("margin")]
     | Annotated[RRHFConfig, Tag("rrhf")]
-    | Annotated[DistillConfig, Tag("distill")],
+    | Annotated[DistillConfig, Tag("distill")]
+    | Annotated[ILFConfig, Tag("ilf")]
+    | Annotated[HindsightConfig, Tag("hindsight")]
+    | Annotated[ReflexionConfig, Tag("reflexion")],
     _method_or("dr_grpo"),
 ]
 

@@ -69,15 +69,17 @@ class Rollout:
     sampling: Sampling
     _policies: dict[int, str] = field(default_factory=dict)
 
-    def __call__(self, policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
+    def __call__(
+        self, policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0, judged: bool = True
+    ) -> Scored:
         if self._policies.setdefault(step, policy.id) != policy.id:
             raise ConfigError(
                 f"rollout: step {step} of round {self.round} was asked of two policies, and the second would be handed "
                 "the first one's samples. Give each policy of an update a step of its own: rollout(..., step=1)."
             )
-        return run_async(self._roll(policy, problems, k, step))
+        return run_async(self._roll(policy, problems, k, step, judged))
 
-    async def _roll(self, policy: Any, problems: Sequence[Problem], k: int, step: int) -> Scored:
+    async def _roll(self, policy: Any, problems: Sequence[Problem], k: int, step: int, judged: bool) -> Scored:
         roller = self.roller
         place = Place(roller.run_id, self.round, step, self.phase)
         known = roller.ranks.lead(lambda: roller.journal.samples_at(place))
@@ -89,11 +91,13 @@ class Rollout:
         feedbacks: list[Feedback] = []
         for wave in roller.ranks.waves(self._units(policy, requests, k)):
             drawn = await self._generate(policy, place, wave, known)
-            feedbacks += await self._judge(place, wave, drawn)
+            if judged:
+                feedbacks += await self._judge(policy, place, wave, drawn)
             samples += [sample for unit in drawn for sample in unit]
             roller.on_progress(self.phase, len(samples), len(requests))
         order = sorted(range(len(samples)), key=lambda n: (samples[n].group, samples[n].index))
-        return Scored(tuple(problems), tuple(samples[n] for n in order), merge(feedbacks, order))
+        feedback = merge(feedbacks, order) if judged else Feedback.empty(len(samples))
+        return Scored(tuple(problems), tuple(samples[n] for n in order), feedback)
 
     def _request(self, place: Place, problem: Problem, group: int, index: int) -> Request:
         # A policy's held-out completions depend on the split alone, so that paired comparisons share their noise.
@@ -108,7 +112,7 @@ class Rollout:
         problems = {request.group: request.problem for request in requests}
         # Rendering is for what a state adds; without any, the prompts are what they are.
         lengths = {
-            group: len(str(problem.prompt if state == PromptState() else render(problem, state)))
+            group: len(str(render(problem, state) if problem.shown or state != PromptState() else problem.prompt))
             for group, problem in problems.items()
         }
         ordered = sorted(requests, key=lambda request: (lengths[request.group], request.group, request.index))
@@ -123,6 +127,8 @@ class Rollout:
         own = wave[roller.ranks.rank] if roller.ranks.rank < len(wave) else []
         missing = [request for request in own if request.sample_id not in known]
         new = await roller.generator.generate(policy, missing, self.sampling) if missing else []
+        # A revision is linked with the draft it goes on from.
+        new = [replace(sample, parent=one.problem.parent) for sample, one in zip(new, missing, strict=True)]
         fresh = [sample for part in roller.ranks.gather(new) for sample in part]
         if fresh:
             roller.store(lambda: roller.journal.add_samples(place, fresh))
@@ -137,13 +143,13 @@ class Rollout:
         return units
 
     async def _judge(
-        self, place: Place, wave: Sequence[list[Request]], drawn: Sequence[list[Sample]]
+        self, policy: Any, place: Place, wave: Sequence[list[Request]], drawn: Sequence[list[Sample]]
     ) -> list[Feedback]:
         roller = self.roller
         problems = [[request.problem for request in unit] for unit in wave]
-        feedbacks = await self._ask(roller.feedback, "reward", place, problems, drawn)
+        feedbacks = await self._ask(asking(roller.feedback, policy), "reward", place, problems, drawn)
         if roller.report is not None and self.phase != "train":
-            await self._ask(roller.report, "report", place, problems, drawn)
+            await self._ask(asking(roller.report, policy), "report", place, problems, drawn)
         return feedbacks
 
     async def _ask(
@@ -173,6 +179,12 @@ class Rollout:
 
     def _add_feedback(self, place: Place, samples: Sequence[Sample], feedback: Feedback, kind: str) -> None:
         self.roller.journal.add_feedback(place, samples, feedback, kind)
+
+
+def asking(source: FeedbackSource, policy: Any) -> FeedbackSource:
+    """The source as it judges what ``policy`` drew: one that asks the policy itself is told which."""
+    ask = getattr(source, "asking", None)
+    return source if ask is None else ask(policy)
 
 
 def merge(feedbacks: Sequence[Feedback], order: Sequence[int]) -> Feedback:

@@ -8,64 +8,36 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from loopwise import loop
 from loopwise.advice import advise
-from loopwise.config import ImproveRecipe, PretrainRecipe, Recipe
+from loopwise.config import ImproveRecipe
 from loopwise.evaluate.groups import group_metrics, joined
-from loopwise.evaluate.likelihood import mean_logps
 from loopwise.evaluate.rewards import feedback_metrics
-from loopwise.evaluate.stats import mean_interval
 from loopwise.gate import Gate, refusal
 from loopwise.loop import Position, Steps
+from loopwise.measuring import Measuring, Parts
 from loopwise.meter import Meter
-from loopwise.methods import OnlineConfig, reference_of, rows_config
+from loopwise.methods import OnlineConfig, reference_of
 from loopwise.models.policy import Policy
+from loopwise.monitors import Monitors, Watched
 from loopwise.observer import Observer
 from loopwise.rollout import Roller
-from loopwise.runtime import Runtime
 from loopwise.starting import ranks_in_words, sampling_of, sharing_in_words
-from loopwise.tasks.base import Streams
 from loopwise.tasks.curriculum import draw_round
 from loopwise.types import (
     Budget,
     Context,
     Decision,
-    Evaluation,
-    FeedbackSource,
-    Generator,
     Partial,
     Problem,
     Rollout,
     Scored,
-    Update,
     Updated,
 )
 from loopwise.workspace import RunFiles, Workspace
 
 WATCH_SAMPLES = 4
 Stages = dict[str, dict[str, dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a run is made of. ``update`` and ``generator`` may be anybody's that keep the protocols of types.py.
-
-    ``watched`` are the problems whose samples are kept after each round. ``score(policy, split)`` (float64 ``[P]``)
-    takes the place of the gate's metric where a stage measures otherwise; ``figures`` adds to an evaluation's mean.
-    """
-
-    recipe: Recipe
-    streams: Streams
-    runtime: Runtime
-    update: Update
-    generator: Generator
-    feedback: FeedbackSource
-    report: FeedbackSource | None = None
-    watched: Sequence[Problem] = ()
-    score: Callable[[Policy, str], np.ndarray] | None = None
-    figures: Callable[[Evaluation], Mapping[str, float]] | None = None
 
 
 class Session:
@@ -81,8 +53,9 @@ class Session:
         self._fresh: Scored | None = None
         self._drawn: Mapping[str, float] = {}
         self._base: Policy | None = None
-        self._measured: dict[tuple[str, str], Evaluation] = {}
-        self._written: set[tuple[int, str, str]] = set()
+        self._monitors: Monitors | None = None
+        self._seen: Watched | None = None
+        self._warnings: Sequence[str] = ()
         self._steps = 0
         self._round_started = time.monotonic()
         recipe = parts.recipe
@@ -99,6 +72,7 @@ class Session:
             on_progress=observer.progress,
             ranks=files.workspace.ranks,
         )
+        self.measuring = Measuring(parts, files, self.roller)
 
     def run(self, base: Policy) -> Position:
         """Run what is left of the recipe's rounds, from the newest checkpoint, or from ``base`` where there is none."""
@@ -110,7 +84,7 @@ class Session:
             # Read back, as a resumed run does: what was loaded may round otherwise than the module handed in.
             position = self.files.restore(self.parts.runtime)
             assert position is not None
-        self._remember(position)
+        self.measuring.remember(position)
         self.meter.resume(position)
         self.observer.run_started(self.files.run_id, recipe.rounds, position.round)
         for warning in self.parts.runtime.warnings:
@@ -121,17 +95,19 @@ class Session:
             for message in sharing_in_words(base):
                 self._note("info", message)
         gate = self._gate()
+        self._monitors = self._make_monitors(base)
         self._round_started = time.monotonic()
         if position.round == 0:
             for split in gate.splits:
-                self.measure(0, position.incumbent, split, stage="base")
+                self.measuring.measure(0, position.incumbent, split, stage="base")
             self._watch(0, position.policy)
 
         def decide(number: int, candidate: Policy, at: Position) -> Decision:
             if candidate.weights is not None and not candidate.weights.finite:
                 return refusal("could not be judged: its weights hold numbers that are not finite")
             self._watch(number, candidate)
-            return gate.decide(number, candidate, at.incumbent, at.incumbent_round)
+            decision = gate.decide(number, candidate, at.incumbent, at.incumbent_round)
+            return self._monitor(number, candidate, decision)
 
         steps = Steps(
             draw=self._draw,
@@ -145,58 +121,18 @@ class Session:
         )
         return loop.run(position, steps, recipe.rounds)
 
-    def measure(self, number: int, policy: Policy, split: str, stage: str = "candidate") -> Evaluation:
-        """Evaluate a policy of round ``number`` on a held-out split, greedily or by likelihood, once a policy."""
-        key = (policy.id, split)
-        if key not in self._measured:
-            scores = self._score(number, policy, split)
-            self._measured[key] = Evaluation(split, policy.id, scores)
-        if (number, split, stage) not in self._written:
-            self._written.add((number, split, stage))
-            evaluation = self._measured[key]
-            interval = mean_interval(evaluation.scores)
-            self.files.workspace.store(
-                lambda: self.files.journal.add_evaluation(self.files.run_id, number, stage, evaluation, interval)
-            )
-        return self._measured[key]
-
-    def _score(self, number: int, policy: Policy, split: str) -> np.ndarray:
-        if self.parts.score is not None:
-            return self.parts.score(policy, split)
-        problems, recipe = self.parts.streams.held_out[split], self.parts.recipe
-        if recipe.gate.metric == "likelihood":
-            assert not isinstance(recipe, PretrainRecipe)
-            completions = [self.parts.streams.completion(problem) for problem in problems]
-            end_of_text = rows_config(recipe.update).end_of_text
-            return mean_logps(policy, problems, completions, self.parts.runtime, end_of_text=end_of_text)
-        greedy = replace(sampling_of(recipe), temperature=0.0, top_k=0, top_p=1.0)
-        return self.roller.at(number, split, greedy)(policy, problems, 1).feedback.totals
-
-    def _remember(self, position: Position) -> None:
-        """Take over what earlier processes measured in committed rounds, so that it is not paid for again."""
-        if position.round:
-            for row in self.files.ask(lambda journal: journal.evaluations(self.files.run_id)):
-                if row.round <= position.round:
-                    self._measured.setdefault((row.evaluation.policy_id, row.evaluation.split), row.evaluation)
-
     def stage(self, policy: Policy, number: int, name: str) -> dict[str, dict[str, Any]]:
         """Figures of a policy of round ``number`` on dev and test: ``accuracy``, its 95% interval, judged problems."""
-        found = {}
-        for split in ("dev", "test"):
-            if split in self.parts.streams.held_out:
-                evaluation = self.measure(number, policy, split, stage=name)
-                low, high = mean_interval(evaluation.scores)
-                found[split] = {"accuracy": evaluation.mean, "ci95": [low, high], "n": int(evaluation.judged.size)}
-                found[split] |= self.parts.figures(evaluation) if self.parts.figures else {}
-        return found
+        return self.measuring.stage(policy, number, name)
 
     def _gate(self) -> Gate:
         splits = [name for name in self.parts.streams.held_out if name != "test"]
         config = self.parts.recipe.gate
-        return Gate(self.measure, splits, config.confidence, config.enabled)
+        return Gate(self.measuring.measure, splits, config.confidence, config.enabled)
 
     def _draw(self, number: int) -> Sequence[Problem]:
         self._scored, self._kept, self._drawn, self._round_started = [], [], {}, time.monotonic()
+        self._seen, self._warnings = None, ()
         problems = self._problems(number)
         recipe = self.parts.recipe
         self._steps = recipe.steps(len(problems)) if isinstance(recipe, ImproveRecipe) else recipe.update.steps
@@ -217,10 +153,12 @@ class Session:
     def _rollout(self, number: int) -> Rollout:
         rollout = self.roller.at(number, "train", sampling_of(self.parts.recipe))
 
-        def roll(policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
-            scored = rollout(policy, problems, k, step=step)
-            self._scored.append(scored)
-            self._fresh = scored
+        def roll(policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0, judged: bool = True) -> Scored:
+            scored = rollout(policy, problems, k, step=step, judged=judged)
+            # Revisions are no fresh answers: a round's figures are of its drafts.
+            if judged and not any(problem.parent for problem in problems):
+                self._scored.append(scored)
+                self._fresh = scored
             return scored
 
         return roll
@@ -268,7 +206,7 @@ class Session:
                 f"round {position.round}: {skipped:g} optimizer steps were skipped, because their gradients were not "
                 "finite. Lower update.optimizer.lr, or set runtime.dtype: float32.",
             )
-        for advice in advise(self.parts.recipe, summary):
+        for advice in (*self._warnings, *advise(self.parts.recipe, summary)):
             self._note("warning", f"round {position.round}: {advice}")
         self.observer.round_finished(self.files.run_id, summary)
 
@@ -289,8 +227,11 @@ class Session:
         if self._scored and isinstance(recipe, ImproveRecipe):
             scored = joined(self._scored)
             summary |= {**self._figures(scored), **scored.feedback.metrics}
+        if self._monitors is not None and self._seen is not None:
+            for name, watched in (("monitor", self._seen), ("monitor_base", self._monitors.of_base)):
+                summary |= {f"{name}/{figure}": value for figure, value in watched.figures.items()}
         summary |= self._drawn
-        evaluation = self._measured.get((updated.candidate.id, "dev"))
+        evaluation = self.measuring.measured.get((updated.candidate.id, "dev"))
         if self.parts.figures and evaluation:
             summary |= {f"dev/{name}": value for name, value in self.parts.figures(evaluation).items()}
         return summary | {f"update/{name}": value for name, value in updated.metrics.items()}
@@ -300,6 +241,29 @@ class Session:
         recipe = self.parts.recipe
         assert isinstance(recipe, ImproveRecipe)
         return feedback_metrics(scored) | group_metrics(scored, recipe.update.threshold, recipe.samples)
+
+    def _make_monitors(self, base: Policy) -> Monitors | None:
+        recipe = self.parts.recipe
+        if not isinstance(recipe, ImproveRecipe) or recipe.gate.metric != "reward":
+            return None
+        config = recipe.monitors
+        problems = self.parts.streams.held_out.get("dev", ())[: config.problems]
+        if not problems:
+            return None
+        threshold, sampling = recipe.update.threshold, sampling_of(recipe)
+        return Monitors(config, self.roller, problems, sampling, threshold, base, self.parts.runtime, self.files.ask)
+
+    def _monitor(self, number: int, candidate: Policy, decision: Decision) -> Decision:
+        """The gate's decision, or a rollback where a monitor is past its second limit; warns of the others."""
+        if self._monitors is None:
+            return decision
+        self._seen = self._monitors.watch(number, candidate)
+        crossings = self._monitors.crossings(self._seen)
+        self._warnings = [crossing.words for crossing in crossings if not crossing.rolls_back]
+        reasons = "; ".join(crossing.words for crossing in crossings if crossing.rolls_back)
+        if not reasons:
+            return decision
+        return replace(decision, accepted=False, best=False, reason=f"rolled back by monitors: {reasons}")
 
     def _watch(self, number: int, policy: Policy) -> None:
         if self.parts.watched:
@@ -320,7 +284,9 @@ class Session:
             if getattr(spent, name) >= limit:
                 self._note("warning", f"budget: {name} {getattr(spent, name):g} reached its limit of {limit:g}")
                 return str(name)
-        return None
+        if (reached := self.files.workspace.ranks.lead(self.parts.exhausted)) is not None:
+            self._note("warning", f"budget: {reached}")
+        return reached
 
 
 @dataclass(frozen=True)

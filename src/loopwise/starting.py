@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from loopwise.blocks import ModelConfig, RewardConfig
-from loopwise.config import ImproveRecipe, Recipe, TuneRecipe
+from loopwise.config import PATH_OPTIONS, ImproveRecipe, Recipe, TuneRecipe
 from loopwise.data.formats import fingerprint
 from loopwise.errors import ResumeError
 from loopwise.evaluate.rewards import RewardSum
@@ -89,6 +90,8 @@ def sampling_of(recipe: Recipe) -> Sampling:
 
 def start_policy(model: ModelConfig, runtime: Runtime, texts: Callable[[], Iterable[str]]) -> Policy:
     """The policy a recipe starts from: loaded, or created with its tokenizer trained on ``texts()``."""
+    if model.endpoint is not None:
+        return Policy()
     policy = create_policy(model, runtime, texts) if model.create else load_policy(str(model.path), runtime)
     if runtime.sharded and policy.weights is not None:
         check_shards(policy.weights.module)
@@ -136,13 +139,17 @@ def try_rewards(
     problems: Sequence[Problem],
     feedback: RewardSum,
 ) -> tuple[tuple[Sample, ...], Feedback]:
-    """A real sample of each problem, judged. Raises RewardError when a reward breaks its contract on them."""
+    """Real samples of each problem, judged: one, or two where they are set beside each other.
+
+    Raises RewardError when a reward breaks its contract on them.
+    """
     requests = [
-        Request(f"trial/{place}", problem, place, 0, seed_key(recipe.seed, "trial", place))
+        Request(f"trial/{place}/{index}", problem, place, index, seed_key(recipe.seed, "trial", place, index))
         for place, problem in enumerate(problems)
+        for index in range(1 + feedback.compares)
     ]
     samples = run_async(generator.generate(base, requests, sampling_of(recipe)))
-    return tuple(samples), run_async(feedback.check(problems, samples))
+    return tuple(samples), run_async(feedback.asking(base).check(problems, samples))
 
 
 def comparable(base: Policy, streams: Streams, config: SFTConfig) -> tuple[Streams, dict[str, Encoding]]:
@@ -180,6 +187,23 @@ def tell_rows(observer: Observer, encodings: Mapping[str, Encoding]) -> None:
 
 
 def reward_fingerprint(rewards: Sequence[RewardConfig]) -> dict[str, str]:
-    """The content of every reward file a recipe names."""
+    """The content of every file a reward is made of, and of every model that it asks."""
     files = [reward.use.rpartition(":")[0] for reward in rewards if ":" in reward.use]
-    return {f"reward file {file}": fingerprint(file) for file in files}
+    found = {f"reward file {file}": fingerprint(file) for file in files}
+    for reward in rewards:
+        named = [value for name, value in reward.options.items() if name in PATH_OPTIONS and isinstance(value, str)]
+        for value in named:
+            file = Path(value.rpartition(":")[0] if value.rpartition(":")[0].endswith(".py") else value)
+            if file.is_file():
+                found[f"reward file {file}"] = fingerprint(file)
+            elif file.is_dir():
+                found[f"model of {reward.use} {file}"] = _model_fingerprint(file)
+    return found
+
+
+def _model_fingerprint(folder: Path) -> str:
+    """SHA-256 over a model folder's configuration and weights, or those of a run's model."""
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors"))
+    parts = [f"{file.name} {fingerprint(file)}\n" for file in files]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -18,19 +18,25 @@ Completion = str | Sequence[Message]
 """What follows a prompt: text, or the rest of a conversation, which the assistant begins."""
 REWARD_ROUNDING = 1e-9
 """Rewards this close are equal: weights such as 0.7, 0.2 and 0.1 add up to a hair under 1."""
+LOST = "error"
+"""The ``finish_reason`` of a sample that could not be drawn, as where a remote model timed out. It is never judged."""
 
 
 @dataclass(frozen=True)
 class Problem:
     """A prompt (text or chat messages) and its free columns; ``id`` is unique in its stream.
 
-    ``place`` is where it stands, as ``prompts.jsonl line 17``, for errors alone.
+    ``shown`` is what the policy is shown where that is not the prompt: a draft with its critique, to be revised. Judges
+    see the prompt. ``parent`` is the sample that one of this problem goes on from. ``place`` is where it stands, as
+    ``prompts.jsonl line 17``, for errors alone.
     """
 
     id: str
     prompt: Prompt
     columns: Mapping[str, Any] = field(default_factory=dict)
     place: str = field(default="", compare=False, repr=False)
+    shown: Prompt | None = None
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,11 +131,17 @@ class Scored:
 
 @dataclass(frozen=True)
 class PromptState:
-    """The part of a policy that lives in its prompt: a system prompt, worked examples, remembered lessons."""
+    """The part of a policy that lives in its prompt: a system prompt, worked examples, remembered lessons.
+
+    ``memory`` is for every problem; ``lessons`` are pairs (task, lesson) for problems of that task alone, which their
+    column ``task`` names, or their id. ``suffix`` follows a text prompt, or a conversation's last message.
+    """
 
     system: str = ""
     examples: tuple[tuple[str, str], ...] = ()
     memory: tuple[str, ...] = ()
+    lessons: tuple[tuple[str, str], ...] = ()
+    suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -239,9 +251,14 @@ class Updated(NamedTuple):
 
 
 class Rollout(Protocol):
-    """Generate and evaluate: k scored samples of each problem, journaled before they are returned."""
+    """Generate and evaluate: k scored samples of each problem, journaled before they are returned.
 
-    def __call__(self, policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored: ...
+    Without ``judged`` nobody is asked: for text that is no answer, as a lesson.
+    """
+
+    def __call__(
+        self, policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0, judged: bool = True
+    ) -> Scored: ...
 
 
 class Update(Protocol):
@@ -264,7 +281,11 @@ class Generator(Protocol):
 
 
 class FeedbackSource(Protocol):
-    """Judges whole groups of samples. References reach it only where ``uses_reference`` is true."""
+    """Judges whole groups of samples. References reach it only where ``uses_reference`` is true.
+
+    One that asks the policy itself has a method ``asking(policy) -> FeedbackSource`` besides, which is called with the
+    policy that drew the samples.
+    """
 
     name: str
     uses_reference: bool

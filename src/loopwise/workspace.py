@@ -50,10 +50,15 @@ class Workspace:
     def store(self, action: Callable[[], T]) -> T:
         """Run a write that can be repeated as a whole, on rank 0; a full disk pauses it until there is room."""
 
+        return self.ranks.lead(lambda: self.store_alone(action))
+
+    def store_alone(self, action: Callable[[], T]) -> T:
+        """``store`` by this rank, whatever the others do: for a file that is its own."""
+
         def paused(message: str) -> None:
             self.note("warning", message)
 
-        return self.ranks.lead(lambda: with_room(action, place=self.out, wait_seconds=self.disk_wait, on_pause=paused))
+        return with_room(action, place=self.out, wait_seconds=self.disk_wait, on_pause=paused)
 
     def run(self, run_id: str, keep: int) -> RunFiles:
         """The files of one run."""
@@ -199,7 +204,8 @@ class RunFiles:
         if folder is None:
             return None
         tree = read_state(folder / "state")
-        policies = {name: load_policy(folder / "policies" / name, runtime) for name in set(tree["policies"].values())}
+        names = set(tree["policies"].values())
+        policies = {name: load_policy(folder / "policies" / name, runtime, judges=True) for name in names}
         roles: dict[str, Policy] = {role: policies[name] for role, name in tree["policies"].items()}
         partial = tree["partial"]
         # Before rank 0 goes on, and in time deletes the folder, all have read it.

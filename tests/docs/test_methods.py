@@ -41,7 +41,7 @@ def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_
 def test_the_table_names_every_method_with_its_own_defaults() -> None:
     methods = blocks()
     assert table().keys() == methods.keys() - {"sft"}
-    assert NAMES.keys() == methods.keys() - {"sft", "rft"}
+    assert NAMES.keys() == methods.keys() - {"sft", "rft", "ilf"}
     for name, cells in table().items():
         told = dict(entry.split(": ") for entry in re.findall(r"`([\w.]+: [\w.]+)`", cells[4]))
         for key, value in told.items():

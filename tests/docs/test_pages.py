@@ -22,6 +22,7 @@ from loopwise.recipes.catalogue import ShippedRecipe, catalogue
 
 DOCTESTED = ("loopwise", "loopwise.evaluate.stats", "loopwise.models.prompts", "loopwise.runtime")
 UNLISTED = {".gitignore"}
+MAP = ROOT / "docs" / "map.md"
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
@@ -84,12 +85,13 @@ def test_links_in_pages_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(linked), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", (*READMES, MAP), ids=lambda page: page.name)
 def test_the_tour_names_exactly_the_files_that_exist(page: Path) -> None:
     entries = tour(page)
     branches = {path for path in entries if any(other != path and other.startswith(path) for other in entries)}
     leaves = entries.keys() - branches
-    files = {file for file in repository_files() if Path(file).name != "__init__.py"} - UNLISTED - {page.name}
+    files = {file for file in repository_files() if Path(file).name != "__init__.py"} - UNLISTED
+    files -= {page.name} if page in READMES else set()
     missing = sorted(file for file in files if not any(file == leaf or is_below(file, leaf) for leaf in leaves))
     extra = sorted(
         leaf for leaf in leaves - {page.name} if not any(file == leaf or is_below(file, leaf) for file in files)
@@ -97,6 +99,12 @@ def test_the_tour_names_exactly_the_files_that_exist(page: Path) -> None:
     assert not missing, f"{page.name} has no line for {missing}"
     assert not extra, f"{page.name} names what is not there: {extra}"
     assert not [leaf for leaf in leaves if not entries[leaf]], "a line without words"
+
+
+def test_the_map_has_a_line_for_every_file_of_the_package() -> None:
+    folders = [path for path in tour(MAP) if path.startswith("src/loopwise/") and path.endswith("/")]
+    inner = [path for path in folders if not any(other.startswith(path) and other != path for other in tour(MAP))]
+    assert inner == ["src/loopwise/runs/migrations/", "src/loopwise/recipes/"]
 
 
 def test_both_readmes_have_the_same_parts() -> None:

@@ -15,6 +15,7 @@ from loopwise.blocks import RewardConfig
 from loopwise.errors import ConfigError, RewardError
 from loopwise.evaluate import supervisor
 from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.evaluate.sources import Surroundings
 from loopwise.types import Feedback
 
 Rows = Callable[..., Any]
@@ -26,7 +27,9 @@ def judge(functions: list[Callable[..., Any]], rows: Any, **options: Any) -> Fee
 
 def load(*configs: dict[str, Any], label_free: bool = False, folder: Path | None = None) -> RewardSum:
     parsed = [RewardConfig(**config) for config in configs]
-    return load_feedback(parsed, reference_columns=["answer"], label_free=label_free, folder=folder)
+    return load_feedback(
+        parsed, reference_columns=["answer"], label_free=label_free, surroundings=Surroundings(folder or Path())
+    )
 
 
 def test_weighted_sum_of_sync_and_async(rows: Rows) -> None:

@@ -48,8 +48,8 @@ def test_chat_completions() -> None:
     assert judge("exact_match", [[{"role": "assistant", "content": "4"}]], answer=["4"]) == [1]
 
 
-def test_only_regex_uses_no_reference() -> None:
-    assert {name for name, rule in RULES.items() if not rule.uses_reference} == {"regex"}
+def test_which_rules_use_no_reference_and_which_can_hang() -> None:
+    assert {name for name, rule in RULES.items() if not rule.uses_reference} == {"regex", "length", "distinct"}
     assert {name for name, rule in RULES.items() if rule.can_hang} == {"regex", "math", "reasoning_gym", "noisy"}
 
 

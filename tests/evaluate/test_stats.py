@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopwise.evaluate.stats import bootstrap, mean_interval, paired, pass_at_k, wilson
+from loopwise.evaluate.stats import bootstrap, difference, holm, mean_interval, paired, pass_at_k, wilson
 
 
 @given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -125,3 +125,60 @@ def test_true_losses_are_seen() -> None:
     after = (generator.random(1000) < 0.7).astype(float)
     assert paired(after, before).shows_loss
     assert not paired(before, after).shows_loss
+
+
+def test_a_difference_of_shares_is_worked_out_by_hand() -> None:
+    ours, theirs = [1] * 7 + [1, 0, 0], [0] * 7 + [1, 0, 0]
+    found = difference(ours, theirs)
+    won, lost = 8 / 12, 1 / 12
+    reach = 1.959964 * math.sqrt((won + lost - (won - lost) ** 2) / 12)
+    assert (found.value, found.n, found.p) == (pytest.approx(0.7), 10, 2 * 0.5**7)
+    assert (found.low, found.high) == (pytest.approx(won - lost - reach), pytest.approx(won - lost + reach))
+    back = difference(theirs, ours)
+    assert (back.value, back.low, back.high, back.p) == (-found.value, -found.high, -found.low, found.p)
+
+
+def test_a_difference_of_means_is_students() -> None:
+    found = difference([0.5, 0.7, 0.2, math.nan, 0.9], [0.1, 0.4, 0.3, 0.2, 0.5])
+    gaps = np.array([0.4, 0.3, -0.1, 0.4])
+    reach = 3.182446 * gaps.std(ddof=1) / 2
+    assert found.n == 4
+    assert found.low == pytest.approx(min(gaps.mean() - reach, 0.0))
+    assert found.high == pytest.approx(gaps.mean() + reach)
+    assert found.p == pytest.approx(0.126515, abs=1e-6)  # scipy.stats.ttest_1samp of the gaps
+
+
+def test_equal_scores_are_no_difference_but_no_certainty() -> None:
+    same = difference([1, 0, 1, 1], [1, 0, 1, 1])
+    assert (same.value, same.p) == (0.0, 1.0)
+    assert same.low == -same.high < 0
+    whole = difference([0.5, 0.25], [0.5, 0.25])
+    assert (whole.value, whole.low, whole.high, whole.p) == (0.0, 0.0, 0.0, 1.0)
+    nobody = difference([math.nan], [1.0])
+    assert (nobody.n, nobody.low, nobody.high) == (0, -math.inf, math.inf)
+    assert difference([0.3], [0.1]).high == math.inf
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_an_interval_holds_its_value_and_never_contradicts_its_test(pairs: list[tuple[bool, bool]]) -> None:
+    ours, theirs = np.array(pairs, dtype=np.float64).T
+    found = difference(ours, theirs)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    if found.p >= 0.05:
+        assert found.low <= 0 <= found.high
+
+
+def test_the_interval_of_a_difference_covers() -> None:
+    draws = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        first, second = draws.random(60) < 0.7, draws.random(60) < 0.5
+        found = difference(first.astype(float), second.astype(float))
+        held += found.low <= 0.2 <= found.high
+    assert 0.93 <= held / 400 <= 0.99
+
+
+def test_holm_keeps_the_order_of_its_arguments() -> None:
+    assert holm([0.2, 0.01, 0.02]) == [0.2, 0.03, 0.04]
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []

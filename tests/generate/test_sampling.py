@@ -38,7 +38,7 @@ def exact(temperature: float, top_k: int, top_p: float) -> np.ndarray:
 def test_frequencies_are_the_exact_probabilities(temperature: float, top_k: int, top_p: float) -> None:
     draws = torch.from_numpy(uniforms(np.arange(DRAWS, dtype=np.uint64) * 7919, position=3))
     logits = torch.from_numpy(LOGITS).expand(DRAWS, -1)
-    tokens, _, _ = choose(logits, draws, Sampling(temperature=temperature, top_k=top_k, top_p=top_p))
+    tokens = choose(logits, draws, Sampling(temperature=temperature, top_k=top_k, top_p=top_p)).tokens
     expected = exact(temperature, top_k, top_p)
     counts = np.bincount(tokens.numpy(), minlength=len(LOGITS))
     assert counts[expected == 0].sum() == 0, "a truncated token was drawn"
@@ -47,18 +47,27 @@ def test_frequencies_are_the_exact_probabilities(temperature: float, top_k: int,
         assert chisquare(counts[possible], DRAWS * expected[possible]).pvalue > 1e-3
 
 
-def test_log_probabilities_and_entropy_are_untruncated() -> None:
+def test_what_is_said_of_the_distribution_is_untruncated() -> None:
     scaled = LOGITS.astype(np.float64) / 0.7
     expected = scaled - np.log(np.exp(scaled).sum())
-    tokens, logps, entropies = choose(
+    tokens, logps, entropies, certainties = choose(
         torch.from_numpy(LOGITS)[None], torch.tensor([0.5]), Sampling(temperature=0.7, top_k=2, top_p=0.5)
     )
     assert logps.item() == pytest.approx(expected[tokens.item()], abs=1e-6)
     assert entropies.item() == pytest.approx(-(np.exp(expected) * expected).sum(), abs=1e-6)
+    indifferent = np.full(len(LOGITS), 1 / len(LOGITS))
+    distance = (indifferent * (np.log(indifferent) - expected)).sum()
+    assert certainties.item() == pytest.approx(distance, abs=1e-6)
+
+
+def test_nothing_is_as_certain_as_an_impossible_token() -> None:
+    chosen = choose(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, -torch.inf]]), torch.tensor([0.5, 0.5]), Sampling())
+    assert chosen.certainties.tolist() == pytest.approx([0.0, np.inf])
+    assert chosen.entropies.tolist() == pytest.approx([np.log(3), np.log(2)])
 
 
 def test_greedy_takes_the_likeliest_and_reports_temperature_one() -> None:
-    tokens, logps, _ = choose(torch.from_numpy(LOGITS)[None], torch.tensor([0.999]), Sampling(temperature=0.0))
+    tokens, logps, _, _ = choose(torch.from_numpy(LOGITS)[None], torch.tensor([0.999]), Sampling(temperature=0.0))
     assert tokens.item() == 3
     expected = LOGITS[3] - np.log(np.exp(LOGITS.astype(np.float64)).sum())
     assert logps.item() == pytest.approx(expected, abs=1e-6)
@@ -68,7 +77,7 @@ def test_greedy_takes_the_likeliest_and_reports_temperature_one() -> None:
 def test_the_ends_of_the_unit_interval_draw_possible_tokens(sampling: Sampling) -> None:
     # The outermost tokens are impossible, so that a slip past either end shows.
     logits = torch.tensor([[-torch.inf, 2.0, 1.0, -torch.inf, 0.5, -torch.inf]]).expand(2, -1)
-    tokens, logps, entropies = choose(logits, torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64), sampling)
+    tokens, logps, entropies, _ = choose(logits, torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64), sampling)
     kept = truncate(logits.softmax(-1), sampling.top_k, sampling.top_p)[0]
     possible = kept.nonzero()[:, 0]
     assert tokens.tolist() == [possible[0].item(), possible[-1].item()]
@@ -79,8 +88,7 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens(sampling: Sampling) 
 def test_equal_logits_are_all_within_reach() -> None:
     # 1/3 has no exact form: sums of rounded thirds must still leave the last token its third.
     draws = torch.tensor([0.0, 0.34, 0.67, 1 - 2.0**-53], dtype=torch.float64)
-    tokens, _, _ = choose(torch.zeros(4, 3), draws, Sampling())
-    assert tokens.tolist() == [0, 1, 2, 2]
+    assert choose(torch.zeros(4, 3), draws, Sampling()).tokens.tolist() == [0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, top_p=0.9), Sampling(temperature=0.0)])

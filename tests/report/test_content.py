@@ -99,7 +99,7 @@ def test_gold_overrules_the_reward_and_is_shown(journal, tmp_path):
     assert (content.series[0].title, content.series[0].ends) == ("By the truth", "40.0% → 10.0%")
     cautions = " ".join(content.details.cautions)
     assert "promised that no training signal" in cautions
-    assert "somebody's program" in cautions
+    assert "The reward vote is an opinion" in cautions
 
 
 def test_cautions_name_a_perfect_checker_and_a_missing_control(journal, tmp_path, improved):

@@ -21,6 +21,8 @@ PAIRS = [
     ("addition-base", "addition-dpo"),
     ("sorting-base", "sorting"),
     ("spelling-base", "spelling"),
+    ("revision-base", "revision"),
+    ("revision-base", "revision-self"),
 ]
 END_OF_TEXT = 1
 
@@ -62,3 +64,9 @@ def test_the_noisy_loop_differs_by_its_checker_alone() -> None:
     clean, noisy = (load_recipe(ImproveRecipe, shipped(name)) for name in ("addition", "addition-noisy"))
     assert noisy.model_copy(update={"rewards": clean.rewards, "report_rewards": ()}) == clean
     assert [reward.use for reward in noisy.report_rewards] == ["exact_match"]
+
+
+def test_the_loop_that_criticises_itself_differs_by_its_critic_alone() -> None:
+    outside, own = (load_recipe(ImproveRecipe, shipped(name)) for name in ("revision", "revision-self"))
+    assert own.model_copy(update={"critics": outside.critics}) == outside
+    assert [critic.use for critic in (*outside.critics, *own.critics)] == ["mismatch", "self_critic"]

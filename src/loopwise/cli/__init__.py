@@ -6,6 +6,7 @@ import typer
 
 from loopwise.cli.evaluation import evaluate
 from loopwise.cli.generation import generate
+from loopwise.cli.judging import judge
 from loopwise.cli.recipes import app as recipes_app
 from loopwise.cli.runs import app as runs_app
 from loopwise.cli.training import demo, improve, pretrain, tune
@@ -17,7 +18,7 @@ calm_threads()
 app = typer.Typer(
     help="Language models that improve on their own feedback.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-for command in (demo, pretrain, tune, improve, generate, evaluate):
+for command in (demo, pretrain, tune, improve, judge, generate, evaluate):
     app.command()(command)
 app.add_typer(runs_app, name="runs")
 app.add_typer(recipes_app, name="recipes")

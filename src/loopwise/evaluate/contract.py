@@ -53,33 +53,46 @@ class Batch:
 
 @dataclass
 class Outcome:
-    """What one call gave: a reward (or None) a sample, logged columns, and every value logged of each metric."""
+    """What one call gave: a reward (or None) a sample, logged columns, and every value logged of each metric; of a
+    critic, a critique (or None: nothing to say against it) a sample instead of rewards."""
 
     rewards: list[float | None] = field(default_factory=list)
+    critiques: list[str | None] = field(default_factory=list)
     extra: dict[str, list[Any]] = field(default_factory=dict)
     metrics: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class BoundReward:
-    """A reward function with the keywords its signature accepts (None: every one) and those it requires."""
+    """A reward function with the keywords its signature accepts (None: every one) and those it requires.
+
+    ``words``: a critic, which returns critiques.
+    """
 
     function: Callable[..., Any]
     accepts: frozenset[str] | None
     requires: frozenset[str]
     file: str | None = None
+    words: bool = False
 
     @staticmethod
-    def of(function: Callable[..., Any], file: str | None = None) -> BoundReward:
+    def of(function: Callable[..., Any], file: str | None = None, *, words: bool = False) -> BoundReward:
         """Read the signature. ``file`` is the reward's source, so that errors name its line."""
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):
-            return BoundReward(function, None, frozenset(), file)
+            return BoundReward(function, None, frozenset(), file, words)
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         accepts = None if takes_all else frozenset(p.name for p in named)
-        return BoundReward(function, accepts, frozenset(p.name for p in named if p.default is p.empty), file)
+        return BoundReward(function, accepts, frozenset(p.name for p in named if p.default is p.empty), file, words)
+
+    def take(self, returned: Any, count: int, outcome: Outcome) -> None:
+        """Put what a call on ``count`` samples returned into ``outcome``. Raises CallError on a breach of contract."""
+        if self.words:
+            outcome.critiques, outcome.rewards = checked_critiques(returned, count), [None] * count
+        else:
+            outcome.rewards = checked_rewards(returned, count)
 
     def start(self, batch: Batch, outcome: Outcome) -> Any:
         """Call the function with the keywords it accepts; an async one returns its awaitable.
@@ -113,11 +126,25 @@ def missing_column(column: str, columns: Mapping[str, Any]) -> CallError:
 def checked_rewards(returned: Any, count: int) -> list[float | None]:
     """The rewards as floats, None where a sample could not be judged. Raises CallError on a breach of the contract."""
     mend = "Return a list with one number (or None: could not be judged) for each completion."
+    _check_list(returned, count, "rewards", mend)
+    return [_checked_reward(value, index, mend) for index, value in enumerate(returned)]
+
+
+def checked_critiques(returned: Any, count: int) -> list[str | None]:
+    """The critiques, None where there is nothing to say against a sample. Raises CallError on a breach of contract."""
+    mend = "Return a list with a text (or None: nothing to say against it) for each completion."
+    _check_list(returned, count, "critiques", mend)
+    for index, value in enumerate(returned):
+        if value is not None and not isinstance(value, str):
+            raise CallError(f"it returned {_shorten(value)} ({type(value).__name__}) as a critique", mend, index)
+    return [value or None for value in returned]
+
+
+def _check_list(returned: Any, count: int, what: str, mend: str) -> None:
     if not isinstance(returned, list | tuple):
         raise CallError(f"it returned {_shorten(returned)}, not a list", mend)
     if len(returned) != count:
-        raise CallError(f"it returned {len(returned)} rewards for {count} completions", mend)
-    return [_checked_reward(value, index, mend) for index, value in enumerate(returned)]
+        raise CallError(f"it returned {len(returned)} {what} for {count} completions", mend)
 
 
 @contextmanager

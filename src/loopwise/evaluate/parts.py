@@ -1,15 +1,15 @@
-"""One reward of several: how it is called, and what its failures do to a batch."""
+"""One part of the feedback: how it is called, and what its failures do to a batch."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from loopwise.errors import RewardError
-from loopwise.evaluate.contract import Batch, BoundReward, CallError, Outcome, checked_rewards, classified
-from loopwise.types import Problem, Sample
+from loopwise.errors import LoopwiseError, RewardError
+from loopwise.evaluate.contract import Batch, BoundReward, CallError, Outcome, classified
+from loopwise.types import Preference, Problem, Sample
 
 MOST_LOST_WORKERS = 3
 """Workers that may be lost while a failed batch is repeated sample by sample, before the rest of it is masked."""
@@ -26,8 +26,9 @@ class Caller(Protocol):
 class LocalReward:
     """A reward called in this process: built-in rules and Python callables. Nothing here can cut off a hang."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._reward = BoundReward.of(function)
+    def __init__(self, function: Callable[..., Any], *, words: bool = False) -> None:
+        self.function = function
+        self._reward = BoundReward.of(function, words=words)
 
     async def __call__(self, batch: Batch) -> Outcome:
         outcome = Outcome()
@@ -35,22 +36,106 @@ class LocalReward:
             returned = self._reward.start(batch, outcome)
             if inspect.isawaitable(returned):
                 returned = await returned
-            outcome.rewards = checked_rewards(returned, len(batch))
+            self._reward.take(returned, len(batch), outcome)
         return outcome
 
     def close(self) -> None:
         """Nothing to end."""
 
 
+@dataclass
+class Judged:
+    """What one part said about S samples; ``errors`` maps the spoiled ones to the reason.
+
+    ``critiques`` [S] say where an answer went wrong, None: nothing to say against it. ``preferences`` are positions
+    among the S samples.
+    """
+
+    rewards: list[float | None]
+    extra: list[dict[str, Any]]
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
+    critiques: list[str | None] = field(default_factory=list)
+    preferences: list[Preference] = field(default_factory=list)
+
+    @staticmethod
+    def nothing(count: int) -> Judged:
+        return Judged([None] * count, [{} for _ in range(count)], critiques=[None] * count)
+
+    def take(self, positions: Sequence[int], outcome: Outcome) -> None:
+        for offset, position in enumerate(positions):
+            self.rewards[position] = outcome.rewards[offset]
+            self.extra[position] |= {column: values[offset] for column, values in outcome.extra.items()}
+            if outcome.critiques:
+                self.critiques[position] = outcome.critiques[offset]
+        for name, values in outcome.metrics.items():
+            self.metrics.setdefault(name, []).extend(values)
+
+
+class Judge(Protocol):
+    """Judges samples ``[S]``, whole groups of them; ``problems`` ``[S]`` are theirs, in the same order.
+
+    What it cannot judge stands in ``Judged.errors``, and is masked. One that asks the policy itself has a method
+    ``asking(policy) -> Judge`` besides; one with figures of a whole set has ``report(problems, samples)``, which gives
+    them by name, or None. ``close`` ends what it holds; harmless when done twice.
+    """
+
+    async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged: ...
+
+    def close(self) -> None: ...
+
+
+class Part(Protocol):
+    """One part of the feedback: a reward of the sum, or a critic. ``compares``: it sets samples of one problem beside
+    each other."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    @property
+    def uses_reference(self) -> bool: ...
+
+    @property
+    def compares(self) -> bool: ...
+
+    async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged: ...
+
+    async def check(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged: ...
+
+    def asking(self, policy: Any) -> Part: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class RewardPart:
-    """One reward of the sum. Columns in ``hidden`` never reach it."""
+    """A function in TRL's signature. Columns in ``hidden`` never reach it."""
 
     name: str
     weight: float
     uses_reference: bool
     call: Caller
     hidden: frozenset[str] = frozenset()
+    compares: bool = False
+
+    async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
+        """Call it during a run: whatever fails spoils only its samples."""
+        return await judge_part(self, self.batch(problems, samples))
+
+    async def check(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
+        """Call it before a run. Raises RewardError on whatever fails."""
+        return await check_part(self, self.batch(problems, samples))
+
+    def asking(self, policy: Any) -> RewardPart:
+        """Itself: a function is asked alike whatever the policy."""
+        return self
+
+    def close(self) -> None:
+        """End the process it runs in."""
+        self.call.close()
 
     def batch(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Batch:
         """The arguments of a call on ``samples`` [S]; ``problems`` [S] are theirs, in the same order."""
@@ -66,25 +151,52 @@ class RewardPart:
         )
 
 
-@dataclass
-class Judged:
-    """What one part said about S samples; ``errors`` maps the spoiled ones to the reason."""
+@dataclass(frozen=True)
+class JudgePart:
+    """A judge of samples. Columns in ``hidden`` never reach it."""
 
-    rewards: list[float | None]
-    extra: list[dict[str, Any]]
-    metrics: dict[str, list[float]] = field(default_factory=dict)
-    errors: dict[int, str] = field(default_factory=dict)
+    name: str
+    weight: float
+    uses_reference: bool
+    source: Judge
+    hidden: frozenset[str] = frozenset()
+    compares: bool = False
 
-    @staticmethod
-    def nothing(count: int) -> Judged:
-        return Judged([None] * count, [{} for _ in range(count)])
+    async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
+        """Ask it during a run: whatever it cannot judge spoils only its samples."""
+        try:
+            return await self.source.judge(self._seen(problems), samples)
+        except LoopwiseError:
+            raise
+        except Exception as error:  # a judge of somebody else's may raise anything, and the run goes on
+            judged = Judged.nothing(len(samples))
+            judged.errors = dict.fromkeys(range(len(samples)), f"it raised {type(error).__name__}: {error}")
+            return judged
 
-    def take(self, positions: Sequence[int], outcome: Outcome) -> None:
-        for offset, position in enumerate(positions):
-            self.rewards[position] = outcome.rewards[offset]
-            self.extra[position] |= {column: values[offset] for column, values in outcome.extra.items()}
-        for name, values in outcome.metrics.items():
-            self.metrics.setdefault(name, []).extend(values)
+    async def check(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
+        """Ask it before a run. Raises RewardError on whatever it cannot judge."""
+        judged = await self.source.judge(self._seen(problems), samples)
+        for position, reason in judged.errors.items():
+            shown = str(problems[position].prompt)[:120]
+            raise RewardError(f'reward "{self.name}": {reason}, on prompt "{shown}".')
+        return judged
+
+    def asking(self, policy: Any) -> JudgePart:
+        """The same part, which asks ``policy`` where it asks the policy itself."""
+        asking = getattr(self.source, "asking", None)
+        return self if asking is None else replace(self, source=asking(policy))
+
+    def close(self) -> None:
+        """End what the judge holds."""
+        self.source.close()
+
+    def _seen(self, problems: Sequence[Problem]) -> Sequence[Problem]:
+        if not self.hidden:
+            return problems
+        return [
+            replace(problem, columns={k: v for k, v in problem.columns.items() if k not in self.hidden})
+            for problem in problems
+        ]
 
 
 async def judge_part(part: RewardPart, batch: Batch) -> Judged:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,17 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Perplexity:
-    """How well a model predicts a text: summed ``nats`` over ``tokens`` predictions of ``bytes`` bytes of UTF-8."""
+    """How well a model predicts a text: summed ``nats`` over ``tokens`` predictions of ``bytes`` bytes of UTF-8.
+
+    ``window_nats`` ``[W]`` are those of each window of ``window`` tokens, where they were kept.
+    """
 
     nats: float
     tokens: int
     bytes: int
     documents: int
+    window: int = 0
+    window_nats: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def nats_per_token(self) -> float:
@@ -73,8 +78,9 @@ def text_perplexity(
     parts = [together]
     if together.documents > 1 and not keeps_apart(policy):
         parts = [evaluation_windows([document], window) for document in framed if len(document) > 1]
-    nats = -sum(float(window_sums(policy, part, runtime).sum()) for part in parts)
-    return Perplexity(nats, together.tokens, sum(len(text.encode()) for text in documents), len(documents))
+    nats = -np.concatenate([window_sums(policy, part, runtime) for part in parts])
+    size = sum(len(text.encode()) for text in documents)
+    return Perplexity(float(nats.sum()), together.tokens, size, len(documents), window, nats)
 
 
 def tokens_at_once(policy: Policy) -> int:

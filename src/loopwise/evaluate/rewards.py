@@ -1,4 +1,4 @@
-"""Rewards in TRL's signature as one feedback source: rules, functions from files and modules, Python callables.
+"""Rewards and critics as one feedback source: rules, functions from files and modules, Python callables, judges.
 
 ``reward(prompts, completions, completion_ids, log_extra=None, log_metric=None, **columns) -> list[float | None]``
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,32 @@ import numpy as np
 
 from loopwise.blocks import RewardConfig
 from loopwise.errors import ConfigError, nearest
-from loopwise.evaluate.parts import Caller, Judged, LocalReward, RewardPart, check_part, judge_part
+from loopwise.evaluate.parts import Caller, Judged, JudgePart, LocalReward, Part, RewardPart
 from loopwise.evaluate.rules import RULES
+from loopwise.evaluate.sources import Source, Surroundings, sources
 from loopwise.evaluate.supervisor import WorkerReward
-from loopwise.types import REWARD_ROUNDING, Feedback, Problem, Sample, Scored
+from loopwise.types import LOST, REWARD_ROUNDING, Feedback, Problem, Sample, Scored
 
 
 class RewardSum:
-    """A feedback source: the weighted sum of several rewards, each masked where it could not judge.
+    """A feedback source: the weighted sum of several rewards, each masked where it could not judge; and what critics
+    have to say.
 
     Use it as a context manager, or ``close`` it: rewards from files and modules run in processes of their own.
+    ``compares``: some part sets the samples of one problem beside each other.
     """
 
-    def __init__(self, parts: Sequence[RewardPart]) -> None:
+    def __init__(self, parts: Sequence[Part], critics: Sequence[Part] = ()) -> None:
         self.parts = tuple(parts)
-        self.name = " + ".join(part.name for part in self.parts)
-        self.uses_reference = any(part.uses_reference for part in self.parts)
+        self.critics = tuple(critics)
+        everybody = (*self.parts, *self.critics)
+        self.name = " + ".join(part.name for part in everybody)
+        self.uses_reference = any(part.uses_reference for part in everybody)
+        self.compares = any(part.compares for part in everybody)
+
+    def asking(self, policy: Any) -> RewardSum:
+        """The same feedback, whose parts ask ``policy`` where they ask the policy itself."""
+        return RewardSum([part.asking(policy) for part in self.parts], [part.asking(policy) for part in self.critics])
 
     @classmethod
     def from_functions(
@@ -67,10 +78,12 @@ class RewardSum:
         ``extra[i]["error"]``; once MOST_LOST_WORKERS more calls hung or crashed, so is the rest of the batch. The
         metric ``failed/{name}`` counts the spoiled samples of a part.
         """
+        drawn = [place for place, sample in enumerate(samples) if sample.finish_reason != LOST]
+        if len(drawn) < len(samples):
+            return _with_lost(await self.judge(problems, [samples[place] for place in drawn]), drawn, len(samples))
         owners = _owners(problems, samples)
-        return self._feedback(
-            await asyncio.gather(*(judge_part(part, part.batch(owners, samples)) for part in self.parts)), len(samples)
-        )
+        everybody = (*self.parts, *self.critics)
+        return self._feedback(await asyncio.gather(*(part.judge(owners, samples) for part in everybody)), len(samples))
 
     async def check(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Feedback:
         """Try every reward on real samples before a run, and return what they said.
@@ -78,13 +91,13 @@ class RewardSum:
         Raises RewardError naming the reward, what it did, on which prompt, and the mend.
         """
         owners = _owners(problems, samples)
-        judged = [await check_part(part, part.batch(owners, samples)) for part in self.parts]
+        judged = [await part.check(owners, samples) for part in (*self.parts, *self.critics)]
         return self._feedback(judged, len(samples))
 
     def close(self) -> None:
-        """End the processes that rewards run in."""
-        for part in self.parts:
-            part.call.close()
+        """End the processes that rewards run in, and what judges hold."""
+        for part in (*self.parts, *self.critics):
+            part.close()
 
     def __enter__(self) -> RewardSum:
         return self
@@ -96,22 +109,28 @@ class RewardSum:
         rewards = np.full((count, len(self.parts)), np.nan)
         extra: list[dict[str, Any]] = [{} for _ in range(count)]
         metrics: dict[str, list[float]] = {}
-        for column, (part, said) in enumerate(zip(self.parts, judged, strict=True)):
+        for column, said in enumerate(judged[: len(self.parts)]):
             rewards[:, column] = [math.nan if reward is None else reward for reward in said.rewards]
+        for part, said in zip((*self.parts, *self.critics), judged, strict=True):
             for merged, own in zip(extra, said.extra, strict=True):
                 merged |= own
             for name, values in said.metrics.items():
                 metrics.setdefault(name, []).extend(values)
             metrics[f"failed/{part.name}"] = [float(len(said.errors))]
-        for position in sorted({position for said in judged for position in said.errors}):
-            reasons = [(p.name, said.errors.get(position)) for p, said in zip(self.parts, judged, strict=True)]
-            extra[position]["error"] = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason)
-            rewards[position] = math.nan
+        scores, words = judged[: len(self.parts)], judged[len(self.parts) :]
+        for key, parts, said_by in (("error", self.parts, scores), ("critic_error", self.critics, words)):
+            for position in sorted({position for said in said_by for position in said.errors}):
+                reasons = [(p.name, said.errors.get(position)) for p, said in zip(parts, said_by, strict=True)]
+                extra[position][key] = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason)
+                if key == "error":
+                    rewards[position] = math.nan
         return Feedback(
             parts=tuple(part.name for part in self.parts),
             weights=tuple(part.weight for part in self.parts),
             rewards=rewards,
             mask=~np.isnan(rewards),
+            preferences=tuple(pair for said in scores for pair in said.preferences),
+            critiques=_joined_words(words, count) if words else None,
             extra=tuple(extra),
             metrics={name: math.fsum(values) / len(values) for name, values in metrics.items()},
         )
@@ -122,22 +141,44 @@ def load_feedback(
     *,
     reference_columns: Collection[str],
     label_free: bool,
-    folder: Path | None = None,
+    critics: Sequence[RewardConfig] = (),
+    surroundings: Surroundings | None = None,
 ) -> RewardSum:
-    """The rewards of a recipe as one feedback source. Nothing of the user's runs before the first call.
+    """The rewards and critics of a recipe as one feedback source. Nothing of the user's runs before the first call.
 
-    ``reference_columns`` reach only rewards that use references: rules know themselves; other rewards do unless
-    their ``uses_reference`` is false or the run is ``label_free``. Relative file names are taken from ``folder``.
-    Raises ConfigError on an unknown rule or option, a missing file, or a reward that needs references in a
-    label-free run.
+    ``reference_columns`` reach only rewards that use references: rules and sources know themselves; other rewards do
+    unless their ``uses_reference`` is false or the run is ``label_free``. Raises ConfigError on an unknown rule or
+    option, a missing file, or a reward that needs references in a label-free run.
     """
-    names = _distinct_names([_name(config) for config in configs])
-    parts = []
-    for config, name in zip(configs, names, strict=True):
-        uses_reference = _uses_reference(config, label_free)
-        hidden = frozenset() if uses_reference else frozenset(reference_columns)
-        parts.append(RewardPart(name, config.weight, uses_reference, _caller(config, folder or Path()), hidden))
-    return RewardSum(parts)
+    around = surroundings or Surroundings(label_free=label_free)
+    loaded: list[list[Part]] = []
+    for kind, group in (("rewards", configs), ("critiques", critics)):
+        names = _distinct_names([_name(config) for config in group])
+        parts: list[Part] = []
+        for config, name in zip(group, names, strict=True):
+            uses_reference = _uses_reference(config, label_free)
+            hidden = frozenset() if uses_reference else frozenset(reference_columns)
+            source = sources().get(config.use)
+            if source is None:
+                caller = _caller(config, around.folder, words=kind == "critiques")
+                parts.append(RewardPart(name, config.weight, uses_reference, caller, hidden))
+            else:
+                _check_says(source, kind)
+                if source.compares and around.samples < 2:
+                    raise ConfigError(
+                        f'"{source.name}" sets the samples of one problem beside each other, and {around.samples} is '
+                        "drawn here. Draw 2 or more."
+                    )
+                judge = source.make(around, config.options)
+                parts.append(JudgePart(name, config.weight, uses_reference, judge, hidden, source.compares))
+        loaded.append(parts)
+    return RewardSum(*loaded)
+
+
+def _check_says(source: Source, kind: str) -> None:
+    if kind not in source.says:
+        other, key = ("scores", "rewards") if kind == "critiques" else ("words", "critics")
+        raise ConfigError(f'"{source.name}" gives {other}, no {kind}. Move it to "{key}".')
 
 
 def feedback_metrics(scored: Scored) -> dict[str, float]:
@@ -162,7 +203,7 @@ def feedback_metrics(scored: Scored) -> dict[str, float]:
 
 
 def _uses_reference(config: RewardConfig, label_free: bool) -> bool:
-    rule = RULES.get(config.use)
+    rule = RULES.get(config.use) or sources().get(config.use)
     declared = config.uses_reference
     if rule and declared not in (None, rule.uses_reference):
         known = str(rule.uses_reference).lower()
@@ -176,31 +217,40 @@ def _uses_reference(config: RewardConfig, label_free: bool) -> bool:
     return uses_reference
 
 
-def _caller(config: RewardConfig, folder: Path) -> Caller:
+def _caller(config: RewardConfig, folder: Path, *, words: bool = False) -> Caller:
     if rule := RULES.get(config.use):
+        if words:
+            raise ConfigError(f'critic "{config.use}": a rule gives scores, no words. Move it to "rewards".')
         function = rule.make(config.options)
         if not rule.can_hang:
             return LocalReward(function)
-        target = {"kind": "rule", "source": rule.name, "function": rule.name, "options": dict(config.options)}
-        return WorkerReward(target, config.time_limit)
+        rule_target = {"kind": "rule", "source": rule.name, "function": rule.name, "options": dict(config.options)}
+        return WorkerReward(rule_target, config.time_limit)
     if config.options:
         raise ConfigError(f'reward "{config.use}": options are for built-in rules. Put them into the function.')
+    target: dict[str, Any] = {"words": words}
     file, colon, name = config.use.rpartition(":")
     if colon:
         if not (folder / file).is_file():
             raise ConfigError(f'reward "{config.use}": there is no file {folder / file}. Mend the path.')
-        return WorkerReward({"kind": "file", "source": str(folder / file), "function": name}, config.time_limit)
+        target |= {"kind": "file", "source": str(folder / file), "function": name}
+        return WorkerReward(target, config.time_limit)
     module, dot, name = config.use.rpartition(".")
     if not dot or config.use.endswith(".py"):
         raise ConfigError(
-            f'reward "{config.use}": no such rule. {nearest(config.use, RULES)} '
+            f'reward "{config.use}": no such rule. {nearest(config.use, [*RULES, *sources()])} '
             "Functions are written module.function or path/to/file.py:function."
         )
-    return WorkerReward({"kind": "module", "source": module, "function": name}, config.time_limit)
+    target |= {"kind": "module", "source": module, "function": name}
+    return WorkerReward(target, config.time_limit)
 
 
 def _name(config: RewardConfig) -> str:
-    return config.use if config.use in RULES else config.use.replace(":", ".").rpartition(".")[2]
+    return (
+        config.use
+        if config.use in RULES or config.use in sources()
+        else config.use.replace(":", ".").rpartition(".")[2]
+    )
 
 
 def _distinct_names(names: Sequence[str]) -> list[str]:
@@ -210,6 +260,33 @@ def _distinct_names(names: Sequence[str]) -> list[str]:
         seen[name] += 1
         distinct.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
     return distinct
+
+
+def _joined_words(judged: Sequence[Judged], count: int) -> tuple[str | None, ...]:
+    """What all critics say of each sample, one after the other."""
+    said = [[one.critiques[place] for one in judged if one.critiques[place]] for place in range(count)]
+    return tuple("\n".join(filter(None, words)) or None for words in said)
+
+
+def _with_lost(feedback: Feedback, drawn: Sequence[int], count: int) -> Feedback:
+    """Feedback on ``count`` samples, from that on those that were drawn; the others are masked."""
+    rewards = np.full((count, len(feedback.parts)), np.nan)
+    rewards[list(drawn)] = feedback.rewards
+    place = dict(enumerate(drawn))
+    extra: list[Mapping[str, Any]] = [{"error": "it could not be drawn"}] * count
+    critiques: list[str | None] = [None] * count
+    for own, entry in enumerate(feedback.extra):
+        extra[place[own]] = entry
+    for own, words in enumerate(feedback.critiques or ()):
+        critiques[place[own]] = words
+    return replace(
+        feedback,
+        rewards=rewards,
+        mask=~np.isnan(rewards),
+        preferences=tuple(replace(p, chosen=place[p.chosen], rejected=place[p.rejected]) for p in feedback.preferences),
+        critiques=None if feedback.critiques is None else tuple(critiques),
+        extra=tuple(extra),
+    )
 
 
 def _owners(problems: Sequence[Problem], samples: Sequence[Sample]) -> list[Problem]:

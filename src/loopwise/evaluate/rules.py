@@ -1,4 +1,4 @@
-"""Built-in rewards in TRL's signature: 1.0 for a pass, 0.0 for a miss, None where nothing can be said.
+"""Built-in rewards in TRL's signature: 1.0 for a pass, 0.0 for a miss, None where nothing can be said; and metrics.
 
 Imported by the worker too, which must start fast: heavy libraries are loaded by the first call that needs them.
 """
@@ -14,11 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from loopwise.errors import ConfigError, nearest
-from loopwise.evaluate.contract import FIXED_ARGUMENTS, missing_column
+from loopwise.evaluate.metrics import rewards as metrics
+from loopwise.evaluate.metrics.labels import classification
+from loopwise.evaluate.options import check_options
 from loopwise.evaluate.parsing import last_number, reference_number, settled_choice
-
-Rewards = list[float | None]
-RewardFunction = Callable[..., Rewards]
+from loopwise.evaluate.references import (
+    Figures,
+    MetricReward,
+    RewardFunction,
+    Rewards,
+    against,
+    alone,
+    column_values,
+    completion_text,
+    named,
+    require,
+)
 
 
 @dataclass(frozen=True)
@@ -32,20 +43,14 @@ class Rule:
 
     def make(self, options: Mapping[str, Any]) -> RewardFunction:
         """The reward with these options. Raises ConfigError naming an option that is unknown, missing or wrong."""
-        parameters = inspect.signature(self.build).parameters
-        for option in options:
-            if option not in parameters:
-                raise ConfigError(f'rule "{self.name}": unknown option "{option}". {nearest(option, parameters)}')
-        for option, parameter in parameters.items():
-            if parameter.default is parameter.empty and option not in options:
-                raise ConfigError(f'rule "{self.name}": option "{option}" is missing. Add it under "options:".')
+        check_options(f'rule "{self.name}"', inspect.signature(self.build).parameters, options)
         return self.build(**options)
 
 
 def exact_match(column: str = "answer", strip: bool = True, casefold: bool = False) -> RewardFunction:
     """1.0 where the completion equals the text in ``column``; None where a row has none."""
-    _require("exact_match", str, column=column)
-    _require("exact_match", bool, strip=strip, casefold=casefold)
+    require('rule "exact_match"', str, column=column)
+    require('rule "exact_match"', bool, strip=strip, casefold=casefold)
 
     def normal(text: str) -> str:
         text = text.strip() if strip else text
@@ -54,12 +59,12 @@ def exact_match(column: str = "answer", strip: bool = True, casefold: bool = Fal
     def judge(completion: str, reference: Any) -> float | None:
         return None if reference is None else float(normal(completion) == normal(str(reference)))
 
-    return _against("exact_match", column, judge)
+    return against("exact_match", column, judge)
 
 
 def number(column: str = "answer") -> RewardFunction:
     """1.0 where the last number of the completion equals the one in ``column`` (after ``####`` if that is there)."""
-    _require("number", str, column=column)
+    require('rule "number"', str, column=column)
 
     def judge(completion: str, reference: Any) -> float | None:
         expected = reference_number(reference)
@@ -68,54 +73,60 @@ def number(column: str = "answer") -> RewardFunction:
         found = last_number(completion)
         return float(found is not None and found.equals(expected))
 
-    return _against("number", column, judge)
+    return against("number", column, judge)
 
 
 def choice(column: str = "answer", labels: str | Sequence[str] = "ABCD") -> RewardFunction:
     """1.0 where the completion settles on the choice in ``column``; None where that holds none of ``labels``."""
-    _require("choice", str, column=column)
+    require('rule "choice"', str, column=column)
     if not labels or not isinstance(labels, Sequence) or not all(isinstance(x, str) and x.strip() for x in labels):
         raise ConfigError(f'rule "choice": option "labels" must be letters or a list of texts, found {labels!r}.')
 
-    def judge(completion: str, reference: Any) -> float | None:
-        expected = None if reference is None else settled_choice(str(reference), labels)
-        return None if expected is None else float(settled_choice(completion, labels) == expected)
+    def read(reference: Any) -> str | None:
+        return None if reference is None else settled_choice(str(reference), labels)
 
-    return _against("choice", column, judge)
+    def judge(completion: str, reference: Any) -> float | None:
+        expected = read(reference)
+        return None if expected is None else float(read(completion) == expected)
+
+    def report(completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Figures | None:
+        truths = map(read, column_values(column, columns))
+        return classification(
+            [(read(text), truth) for text, truth in zip(completions, truths, strict=True) if truth], list(labels)
+        )
+
+    return MetricReward(against("choice", column, judge), report)
 
 
 def regex(pattern: str, fullmatch: bool = False) -> RewardFunction:
     """1.0 where ``pattern`` is found in the completion, or matches all of it."""
-    _require("regex", str, pattern=pattern)
-    _require("regex", bool, fullmatch=fullmatch)
+    require('rule "regex"', str, pattern=pattern)
+    require('rule "regex"', bool, fullmatch=fullmatch)
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ConfigError(f'rule "regex": pattern "{pattern}" is no regular expression ({error}). Mend it.') from None
     matches = compiled.fullmatch if fullmatch else compiled.search
 
-    def reward(completions: Sequence[Any], **_: Sequence[Any]) -> Rewards:
-        return [float(matches(completion_text(completion)) is not None) for completion in completions]
-
-    return _named(reward, "regex")
+    return alone("regex", lambda text: float(matches(text) is not None))
 
 
 def math(column: str = "answer") -> RewardFunction:
     """1.0 where math-verify finds the completion's answer (boxed, LaTeX or last number) equal to that in ``column``."""
-    _require("math", str, column=column)
+    require('rule "math"', str, column=column)
 
     def judge(completion: str, reference: Any) -> float | None:
         from loopwise.evaluate.mathematics import same_value
 
         return same_value(completion, reference)
 
-    return _against("math", column, judge)
+    return against("math", column, judge)
 
 
 def reasoning_gym(column: str = "entry", solved: bool = False) -> RewardFunction:
     """1.0 where the scorer of the reasoning-gym entry in ``column`` is content, less for a part (``solved``: 0.0)."""
-    _require("reasoning_gym", str, column=column)
-    _require("reasoning_gym", bool, solved=solved)
+    require('rule "reasoning_gym"', str, column=column)
+    require('rule "reasoning_gym"', bool, solved=solved)
 
     def judge(completion: str, entry: Any) -> float | None:
         from loopwise.evaluate.gym import score
@@ -123,12 +134,12 @@ def reasoning_gym(column: str = "entry", solved: bool = False) -> RewardFunction
         mark = None if entry is None else score(str(entry), completion)
         return float(mark >= 1.0) if solved and mark is not None else mark
 
-    return _against("reasoning_gym", column, judge)
+    return against("reasoning_gym", column, judge)
 
 
 def noisy(rule: str, wrong: float = 0.2, seed: int = 0, options: Mapping[str, Any] | None = None) -> RewardFunction:
     """1.0 where another ``rule`` passes; its 0 and 1 are swapped for a share ``wrong`` of all (prompt, completion)."""
-    _require("noisy", str, rule=rule)
+    require('rule "noisy"', str, rule=rule)
     if rule not in RULES or rule == "noisy":
         raise ConfigError(f'rule "noisy": no other rule "{rule}". {nearest(rule, RULES.keys() - {"noisy"})}')
     if isinstance(wrong, bool) or not isinstance(wrong, int | float) or not 0 <= wrong <= 1:
@@ -148,7 +159,7 @@ def noisy(rule: str, wrong: float = 0.2, seed: int = 0, options: Mapping[str, An
             for prompt, completion, verdict in zip(prompts, completions, verdicts, strict=True)
         ]
 
-    return _named(reward, f"noisy_{rule}")
+    return named(reward, f"noisy_{rule}")
 
 
 RULES: dict[str, Rule] = {
@@ -162,31 +173,13 @@ RULES: dict[str, Rule] = {
         Rule("reasoning_gym", True, reasoning_gym, can_hang=True),
         # What it wraps may hang, or use a reference.
         Rule("noisy", True, noisy, can_hang=True),
+        Rule("bleu", True, metrics.bleu),
+        Rule("chrf", True, metrics.chrf),
+        Rule("ter", True, metrics.ter),
+        Rule("rouge", True, metrics.rouge),
+        Rule("token_f1", True, metrics.token_f1),
+        Rule("label", True, metrics.label),
+        Rule("length", False, metrics.length),
+        Rule("distinct", False, metrics.distinct),
     )
 }
-
-
-def completion_text(completion: Any) -> str:
-    """The text of a completion: itself, or the content of the last message."""
-    return completion if isinstance(completion, str) else str(completion[-1]["content"])
-
-
-def _against(name: str, column: str, judge: Callable[[str, Any], float | None]) -> RewardFunction:
-    def reward(completions: Sequence[Any], **columns: Sequence[Any]) -> Rewards:
-        if column not in columns:
-            raise missing_column(column, {key: values for key, values in columns.items() if key not in FIXED_ARGUMENTS})
-        return [judge(completion_text(c), r) for c, r in zip(completions, columns[column], strict=True)]
-
-    return _named(reward, name)
-
-
-def _named(reward: RewardFunction, name: str) -> RewardFunction:
-    reward.__name__ = name
-    return reward
-
-
-def _require(rule: str, kind: type, /, **options: Any) -> None:
-    for option, value in options.items():
-        if not isinstance(value, kind):
-            expected = {str: "text", bool: "true or false"}[kind]
-            raise ConfigError(f'rule "{rule}": option "{option}" must be {expected}, found {value!r}.')

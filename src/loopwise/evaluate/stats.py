@@ -1,4 +1,4 @@
-"""Honest numbers: unbiased pass@k, intervals, and the paired test behind a rollback."""
+"""Honest numbers: unbiased pass@k, intervals, the paired test behind a rollback, and the difference of two models."""
 
 from __future__ import annotations
 
@@ -130,6 +130,81 @@ def paired(
         shows_loss = p_loss < 1.0 - confidence
         upper = upper if shows_loss else max(upper, 0.0)
     return Paired(mean, lower, upper, p_loss, n, confidence)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean difference (ours minus theirs) over the ``n`` problems both scored, with its two-sided interval.
+
+    ``p`` is the two-sided p-value of "there is none". The interval excludes 0 only where ``p`` is below 1 - confidence.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def difference(
+    ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray, confidence: float = 0.95
+) -> Difference:
+    """Compare two models' scores of the same problems [P]; NaN (could not be judged) on either side drops one.
+
+    Where all scores are 0 or 1 the interval is Bonett and Price's (2012, "Adjusted Wald confidence interval for a
+    difference of binomial proportions based on paired data", eq. 3), which has a width even where no problem changed,
+    and ``p`` is McNemar's exact test; else both are Student's t on the differences, or the sign test where these do
+    not vary. Raises ValueError on unequal lengths.
+
+    >>> found = difference([1, 1, 1, 1, 1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0])
+    >>> round(found.value, 2), round(found.low, 2), round(found.high, 2), round(found.p, 3)
+    (0.7, 0.22, 0.95, 0.016)
+    """
+    first, second = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"paired scores must be of the same problems: found shapes {first.shape} and {second.shape}.")
+    both = ~(np.isnan(first) | np.isnan(second))
+    first, second = first[both], second[both]
+    gaps, n = first - second, int(both.sum())
+    if n == 0:
+        return Difference(math.nan, -math.inf, math.inf, 1.0, 0)
+    mean = float(gaps.mean())
+    scores = np.concatenate([first, second])
+    exact = 2 * min(_sign_test(gaps), _sign_test(-gaps), 0.5)
+    if bool(np.all((scores == 0) | (scores == 1))):
+        low, high, p = *_bonett_price(gaps, confidence), exact
+    elif np.ptp(gaps) < _ROUNDING and n > 1:
+        low, high, p = mean, mean, exact
+    else:
+        error = float(gaps.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+        low, high, p_less = _student(mean, error, n, 0.5 + confidence / 2)
+        p = 2 * min(p_less, 1 - p_less) if math.isfinite(error) else 1.0
+    if p >= 1 - confidence:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Difference(mean, low, high, p, n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests, corrected so that the chance of any false alarm among them stays what it was.
+
+    Holm (1979), "A simple sequentially rejective multiple test procedure".
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    corrected, most = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        most = max(most, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = most
+    return corrected
+
+
+def _bonett_price(gaps: np.ndarray, confidence: float) -> Interval:
+    from scipy.special import ndtri
+
+    won, lost = ((int((sign * gaps > 0).sum()) + 1) / (gaps.size + 2) for sign in (1, -1))
+    reach = float(ndtri(0.5 + confidence / 2)) * math.sqrt((won + lost - (won - lost) ** 2) / (gaps.size + 2))
+    return max(won - lost - reach, -1.0), min(won - lost + reach, 1.0)
 
 
 def _student(mean: float, error: float, n: int, confidence: float) -> tuple[float, float, float]:

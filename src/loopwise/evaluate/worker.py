@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from loopwise.evaluate.contract import Batch, BoundReward, CallError, Outcome, checked_rewards, classified, plain
+from loopwise.evaluate.contract import Batch, BoundReward, CallError, Outcome, classified, plain
 from loopwise.user_code import import_file
 
 HEADER = struct.Struct(">Q")
@@ -60,7 +60,7 @@ class Worker:
             returned = self._reward.start(batch, outcome)
             if inspect.isawaitable(returned):
                 returned = self._wait(returned)
-            outcome.rewards = checked_rewards(returned, len(batch))
+            self._reward.take(returned, len(batch), outcome)
         return outcome
 
     def _wait(self, awaitable: Awaitable[Any]) -> Any:
@@ -91,8 +91,16 @@ def main() -> None:
             sink.flush()
 
 
-def _load(kind: str, source: str, function: str, path: list[str], options: dict[str, Any] | None = None) -> BoundReward:
-    """Import the function: ``kind`` is file, module or rule; ``path`` is the parent's import path."""
+def _load(
+    kind: str,
+    source: str,
+    function: str,
+    path: list[str],
+    options: dict[str, Any] | None = None,
+    words: bool = False,
+) -> BoundReward:
+    """Import the function: ``kind`` is file, module or rule; ``path`` is the parent's import path; ``words`` says that
+    it is a critic."""
     sys.path.extend(entry for entry in path if entry not in sys.path)
     with classified(source):
         if kind == "rule":
@@ -105,7 +113,7 @@ def _load(kind: str, source: str, function: str, path: list[str], options: dict[
         if not callable(found):
             names = [n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_")]
             raise CallError(f'{source} has no function "{function}"', f"Its functions: {', '.join(names) or 'none'}.")
-        return BoundReward.of(found, getattr(module, "__file__", None))
+        return BoundReward.of(found, getattr(module, "__file__", None), words=words)
 
 
 def _limit_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from loopwise.errors import ModelError
 from loopwise.generate.check import Rows, why_not_shared_prefix
 from loopwise.generate.padded import PaddedRows
 from loopwise.generate.prefix_cache import closed_up
-from loopwise.generate.sampling import choose
+from loopwise.generate.sampling import Chosen, choose
 from loopwise.generate.twin import twin_of
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import decode, encode_fitting, special_id
@@ -22,21 +23,22 @@ from loopwise.types import Request, Sample, Sampling, Segment
 
 
 class _Drawn:
-    """What was drawn so far: token ids, log-probabilities and entropies ``[S, max_tokens]``, ``counts`` of each row."""
+    """What was drawn so far, ``[S, max_tokens]``: token ids, and the log-probability of each and what was said of its
+    distribution; ``counts`` of each row."""
 
     def __init__(self, rows: int, max_tokens: int) -> None:
         self.tokens = np.zeros((rows, max_tokens), dtype=np.int64)
         self.logps = np.zeros((rows, max_tokens), dtype=np.float32)
         self.entropies = np.zeros((rows, max_tokens), dtype=np.float32)
+        self.certainties = np.zeros((rows, max_tokens), dtype=np.float32)
         self.counts = np.zeros(rows, dtype=np.int64)
         self.stopped: dict[int, str | None] = {}
 
-    def add(self, alive: np.ndarray, position: int, drawn: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
-        """One token more of the rows ``alive``, with its log-probability and entropy."""
-        tokens, logps, entropies = (tensor.cpu().numpy() for tensor in drawn)
-        self.tokens[alive, position] = tokens
-        self.logps[alive, position] = logps
-        self.entropies[alive, position] = entropies
+    def add(self, alive: np.ndarray, position: int, chosen: Chosen) -> None:
+        """One token more of the rows ``alive``."""
+        kept = (self.tokens, self.logps, self.entropies, self.certainties)
+        for values, new in zip(kept, chosen, strict=True):
+            values[alive, position] = new.cpu().numpy()
         self.counts[alive] = position + 1
 
     def ids(self, row: int, last: int | None = None) -> list[int]:
@@ -105,7 +107,7 @@ class LocalGenerator:
                     self.on_token(requests[row], drawn.ids(row))
             if position + 1 == sampling.max_tokens or not going.any():
                 return
-            tokens = found[0]
+            tokens = found.tokens
             if not going.all():
                 kept = closed_up(going)
                 rows.keep(kept)
@@ -196,7 +198,14 @@ def _finish(
                 loss_mask=(1,) * count,
                 logps=tuple(drawn.logps[row, :count].tolist()),
                 segments=(Segment("model", 0, count),),
-                stats={"entropy": sum(drawn.entropies[row, :count].tolist()) / count},
+                stats=_stats(drawn, row),
             )
         )
     return samples
+
+
+def _stats(drawn: _Drawn, row: int) -> dict[str, float]:
+    """Means over a row's tokens, in nats: ``entropy`` and, where no token was impossible, ``self_certainty``."""
+    count = int(drawn.counts[row])
+    entropy, certainty = (sum(v[row, :count].tolist()) / count for v in (drawn.entropies, drawn.certainties))
+    return {"entropy": entropy} | ({"self_certainty": certainty} if math.isfinite(certainty) else {})

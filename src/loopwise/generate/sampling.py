@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 
 from loopwise.types import Sampling
@@ -10,12 +13,24 @@ AT_ONCE = 2**18
 """Logits that a processor works on at a time, so that what is made of them stays in its cache."""
 
 
-def choose(
-    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pick one token per row: tokens int64 ``[S]``, log-probabilities fp32 ``[S]``, entropies fp32 ``[S]`` (nats).
+class Chosen(NamedTuple):
+    """One token of each of S rows: ``tokens`` int64 ``[S]``, the rest fp32 ``[S]``, in nats.
 
-    ``logits`` ``[S, V]``, ``uniforms`` float64 ``[S]`` in [0, 1). Log-probability and entropy are those of
+    ``logps`` are the tokens' log-probabilities, ``entropies`` those of the distribution p that a token was drawn from,
+    and ``certainties`` its distance from indifference, KL(uniform, p) = -log V - mean_j log p_j: infinite where a token
+    is impossible.
+    """
+
+    tokens: torch.Tensor
+    logps: torch.Tensor
+    entropies: torch.Tensor
+    certainties: torch.Tensor
+
+
+def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> Chosen:
+    """Pick one token per row.
+
+    ``logits`` ``[S, V]``, ``uniforms`` float64 ``[S]`` in [0, 1). What is said of the distribution is said of
     ``softmax(logits / temperature)`` before top-k and top-p (of ``softmax(logits)`` when greedy). The token is the
     inverse of the cumulative distribution at the uniform, in float64, so it is a pure function of its arguments.
     """
@@ -24,19 +39,16 @@ def choose(
     if count <= rows or logits.device.type != "cpu":
         return _choose(logits, uniforms, sampling)
     parts = zip(torch.split(logits, rows), torch.split(uniforms, rows), strict=True)
-    tokens, logps, entropies = zip(*(_choose(*part, sampling) for part in parts), strict=True)
-    return torch.cat(tokens), torch.cat(logps), torch.cat(entropies)
+    return Chosen(*map(torch.cat, zip(*(_choose(*part, sampling) for part in parts), strict=True)))
 
 
-def _choose(
-    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> Chosen:
     scaled = logits.float()
     if sampling.temperature not in (0.0, 1.0):
         scaled = scaled / sampling.temperature
     logps = torch.log_softmax(scaled, dim=-1)
     probabilities = logps.exp()
-    entropies = -(probabilities * logps.clamp(min=-1e9)).sum(-1)
+    certainties = -logps.mean(-1) - math.log(logps.shape[-1])
     if sampling.temperature == 0.0:
         tokens = scaled.argmax(-1)
     else:
@@ -49,7 +61,10 @@ def _choose(
         if bool(beyond.any()):
             last = kept.shape[-1] - 1 - (kept.flip(-1) > 0).int().argmax(-1)
             tokens = torch.where(beyond, last, tokens)
-    return tokens, logps.gather(-1, tokens[:, None])[:, 0], entropies
+    chosen = logps.gather(-1, tokens[:, None])[:, 0]
+    # In place: two copies of the logits less, which pays for the certainties.
+    entropies = -logps.clamp_(min=-1e9).mul_(probabilities).sum(-1)
+    return Chosen(tokens, chosen, entropies, certainties)
 
 
 def truncate(probabilities: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:

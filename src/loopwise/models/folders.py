@@ -20,10 +20,12 @@ from loopwise.types import PromptState
 SHORT_CONTEXT = 64
 HUB_SECONDS = 3.0
 PROMPT_STATE_FILE = "prompt_state.json"
+JUDGE = "loopwise_judge"
+"""The ``model_type`` of judges."""
 
 
-def load_policy(path: str | Path, runtime: Runtime) -> Policy:
-    """Load a causal language model folder (or hub name) with float32 master weights.
+def load_policy(path: str | Path, runtime: Runtime, *, judges: bool = False) -> Policy:
+    """Load a causal language model folder (or hub name) with float32 master weights; with ``judges`` also a judge's.
 
     A folder that holds a prompt state alone gives a policy without weights, as ``save_policy`` left it.
     Raises ModelError naming what the folder lacks, VocabularyError when tokenizer and model do not fit.
@@ -32,7 +34,7 @@ def load_policy(path: str | Path, runtime: Runtime) -> Policy:
     if (folder / PROMPT_STATE_FILE).is_file() and not (folder / "config.json").exists():
         return Policy(prompt_state=_read_prompt_state(folder))
     if folder.is_dir():
-        _check_folder(folder)
+        check_folder(folder)
     elif folder.is_absolute() or str(path).startswith((".", "~")) or folder.exists():
         raise ModelError(f"{path}: no such model folder. Name a folder with config.json, weights and tokenizer.")
     remote = "" if folder.is_dir() else "no such folder here, so taken for a hub name; "
@@ -48,10 +50,12 @@ def load_policy(path: str | Path, runtime: Runtime) -> Policy:
             f"{path}: {remote}not loadable as a causal language model ({loading_fault(error)}). "
             "Check the name, or save the model again."
         ) from error
+    if not judges and module.config.model_type == JUDGE:
+        raise ModelError(f"{path}: a judge, which writes no text. Use it as the reward trained_judge, or name a model.")
     for report in reports:
-        _check_complete(report, str(path))
+        check_complete(report, str(path))
     policy = Policy(Weights.of(module.to(runtime.torch_device)), tokenizer, _read_prompt_state(folder))
-    _check_vocabulary(policy, str(path))
+    check_vocabulary(policy, str(path))
     return policy
 
 
@@ -106,13 +110,15 @@ def _on_hub(name: str) -> bool:
 
 def _load_module(path: str, runtime: Runtime, *, local_files_only: bool) -> tuple[Any, list[Mapping[str, Any]]]:
     """The module with float32 weights, and transformers' reports on what it found: of the model, of its adapters."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-    import loopwise.models.lstm  # noqa: F401  # makes our own architecture known to the Auto classes
+    import loopwise.models.judges
+    import loopwise.models.lstm  # noqa: F401  # makes our own architectures known to the Auto classes
 
     config = AutoConfig.from_pretrained(path, local_files_only=local_files_only, trust_remote_code=False)
+    kind = AutoModel if config.model_type == JUDGE else AutoModelForCausalLM
     adapted = (Path(path) / ADAPTER_CONFIG).is_file()
-    module, report = AutoModelForCausalLM.from_pretrained(
+    module, report = kind.from_pretrained(
         path,
         config=config,
         local_files_only=local_files_only,
@@ -141,7 +147,8 @@ def _read_prompt_state(folder: Path) -> PromptState:
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         examples = tuple((prompt, completion) for prompt, completion in content["examples"])
-        return PromptState(content["system"], examples, tuple(content["memory"]))
+        lessons = tuple((task, lesson) for task, lesson in content.get("lessons", ()))
+        return PromptState(content["system"], examples, tuple(content["memory"]), lessons, content.get("suffix", ""))
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f'{file}: expected the keys "system", "examples" and "memory" as loopwise writes them ({error}). '
@@ -149,7 +156,8 @@ def _read_prompt_state(folder: Path) -> PromptState:
         ) from None
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise ModelError naming what a model folder lacks, or what in it is a pickle."""
     if (folder / ADAPTER_CONFIG).is_file():
         check_adapters(folder)
         if not (folder / "config.json").is_file():
@@ -171,7 +179,7 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"{folder}: no tokenizer (tokenizer.json). Save it there with tokenizer.save_pretrained.")
 
 
-def _check_complete(report: Mapping[str, Any], place: str) -> None:
+def check_complete(report: Mapping[str, Any], place: str) -> None:
     """Refuse weights that transformers would fill up with random numbers."""
     shapes = [name for name, *_ in report["mismatched_keys"]]
     names = sorted([*report["missing_keys"], *shapes])
@@ -183,7 +191,8 @@ def _check_complete(report: Mapping[str, Any], place: str) -> None:
         )
 
 
-def _check_vocabulary(policy: Policy, place: str) -> None:
+def check_vocabulary(policy: Policy, place: str) -> None:
+    """Raise VocabularyError where the tokenizer has ids beyond the model's embeddings."""
     assert policy.weights is not None
     rows = policy.weights.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     highest = max(policy.tokenizer.get_vocab().values(), default=-1)

@@ -120,7 +120,7 @@ class Policy:
         parts = [
             self.weights.id if self.weights else "",
             _hashes(self.tokenizer).whole if self.tokenizer is not None else "",
-            json.dumps([state.system, state.examples, state.memory]),
+            json.dumps([state.system, state.examples, state.memory, *_later(state)]),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -157,6 +157,11 @@ class Policy:
         if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
             found.append(self.tokenizer.eos_token_id)
         return tuple(dict.fromkeys(found))
+
+
+def _later(state: PromptState) -> list[Any]:
+    """What prompt states have had since ids were first made, where it is not empty: ids of old are as they were."""
+    return [state.lessons, state.suffix] if state.lessons or state.suffix else []
 
 
 def _shape(module: Any) -> Any:

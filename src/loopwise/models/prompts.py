@@ -8,16 +8,22 @@ from loopwise.types import Message, Problem, Prompt, PromptState
 def render(problem: Problem, state: PromptState) -> Prompt:
     """The prompt a policy sees: text for a text problem, messages for a chat problem.
 
-    System prompt, remembered lessons and worked examples come first; an empty state leaves the prompt as it is.
+    System prompt, remembered lessons (of all problems, then of this one's task) and worked examples come first; an
+    empty state leaves the prompt as it is. A problem with ``shown`` is shown that instead of its prompt.
 
     >>> render(Problem("1", "2+2="), PromptState(system="Add.", examples=(("1+1=", "2"),)))
     'Add.\\n\\n1+1=2\\n2+2='
     """
-    head = "\n".join(part for part in (state.system, *(f"- {lesson}" for lesson in state.memory)) if part)
-    if isinstance(problem.prompt, str):
+    task = task_of(problem)
+    lessons = (*state.memory, *(lesson for own, lesson in state.lessons if own == task))
+    head = "\n".join(part for part in (state.system, *(f"- {lesson}" for lesson in lessons)) if part)
+    shown = problem.prompt if problem.shown is None else problem.shown
+    if isinstance(shown, str):
         shots = "".join(f"{prompt}{completion}\n" for prompt, completion in state.examples)
-        return f"{head}\n\n{shots}{problem.prompt}" if head else f"{shots}{problem.prompt}"
-    messages: list[Message] = list(problem.prompt)
+        return f"{head}\n\n{shots}{shown}{state.suffix}" if head else f"{shots}{shown}{state.suffix}"
+    messages: list[Message] = list(shown)
+    if messages and state.suffix:
+        messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}{state.suffix}"}
     own = ""
     if messages and messages[0]["role"] == "system":
         own = messages.pop(0)["content"]
@@ -26,3 +32,8 @@ def render(problem: Problem, state: PromptState) -> Prompt:
     for prompt, completion in state.examples:
         opening += [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
     return tuple(opening + messages)
+
+
+def task_of(problem: Problem) -> str:
+    """What lessons of a problem are filed under: its column ``task``, or its id."""
+    return str(problem.columns.get("task", problem.id))

@@ -123,6 +123,15 @@ def encode_fitting(policy: Policy, problems: Sequence[Problem], extra_tokens: in
     return rows
 
 
+def fits(policy: Policy, problem: Problem, extra_tokens: int) -> bool:
+    """Whether what the policy is shown of a problem, and ``extra_tokens`` more, are within its context."""
+    limit = policy.weights.context_length if policy.weights else None
+    if limit is None:
+        return True
+    [ids] = encode_prompts(policy, [problem])
+    return len(ids) + extra_tokens <= limit
+
+
 def _encode_rest(policy: Policy, problem: Problem, rest: Sequence[Message]) -> tuple[list[int], list[int]]:
     """Token ids and loss mask of what follows a chat prompt, up to the last token that is learned."""
     prompt = render(problem, policy.prompt_state)

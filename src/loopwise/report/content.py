@@ -10,6 +10,7 @@ from loopwise.report.events import Notice, warnings
 from loopwise.report.gate_log import GateLog, gate_log
 from loopwise.report.history import Curve, History
 from loopwise.report.lessons import Lesson, lesson, of_example
+from loopwise.report.monitors import monitor_series
 from loopwise.report.result import Outcome, outcome
 from loopwise.report.samples import Example, TrainingRound, Watched, example, training, watched
 from loopwise.report.series import LEARNING, Series, series, step_series
@@ -34,7 +35,8 @@ class Story:
 class Content:
     """The whole report. ``curves`` begin with the run's own; ``gold_shown``: answers carry the truth beside them.
 
-    ``series`` are figures by round, ``steps`` by step; ``lesson`` says how the samples of ``training`` are shown.
+    ``series`` are figures by round, ``steps`` by step, ``monitors`` of held-out samples by round; ``lesson`` says how
+    the samples of ``training`` are shown.
     """
 
     heading: Heading
@@ -44,6 +46,7 @@ class Content:
     warnings: tuple[Notice, ...]
     series: tuple[Series, ...]
     steps: tuple[Series, ...]
+    monitors: tuple[Series, ...]
     watched: tuple[Watched, ...]
     gold_shown: bool
     lesson: Lesson
@@ -64,6 +67,7 @@ def gather(source: Source) -> Content:
         warnings=warnings(journal.events(source.run_id)),
         series=_series(source),
         steps=step_series(journal.steps(source.run_id), LEARNING),
+        monitors=_monitors(source),
         watched=watched(journal, source.run_id, asked, source.threshold, source.has_gold),
         gold_shown=source.has_gold,
         lesson=shown,
@@ -100,6 +104,11 @@ def _series(source: Source) -> tuple[Series, ...]:
     logged = series([(row.round, row.summary) for row in source.history.rounds], source.parts, imitates=imitates)
     truth = source.history.gold_series(source.journal) if source.has_gold else None
     return (truth, *logged) if truth else logged
+
+
+def _monitors(source: Source) -> tuple[Series, ...]:
+    samples = source.config.get("monitors", {}).get("samples", 1)
+    return monitor_series([(row.round, row.summary) for row in source.history.rounds], samples)
 
 
 def _cautions(source: Source, held_out: int) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from loopwise.report.measures import Standing, zeros_and_ones
 from loopwise.report.samples import spread
 from loopwise.report.series import Series
 from loopwise.runs.journal import Journal, Place
-from loopwise.runs.rows import DecisionRow, EvaluationRow, RoundRow, RunRow
+from loopwise.runs.rows import REFINED, DecisionRow, EvaluationRow, RoundRow, RunRow
+from loopwise.types import Sample
 
 Mark = Literal["base", "best", "accepted", "rolled back", "none"]
 NGRAM = "ngram"
@@ -92,6 +93,10 @@ class History:
             return None
         return _standing(figures, self.evaluation(number, split, numbers.finite(figures["accuracy"])))
 
+    def refined(self, figures: Mapping[str, Any], split: str, number: int) -> Standing:
+        """The figures of a round's revised answers on a split, with their scores."""
+        return _standing(figures, self.evaluation(number, f"{split}{REFINED}", numbers.finite(figures["accuracy"])))
+
     def floor(self, stage: Mapping[str, Any], split: str) -> Standing | None:
         """The n-gram model's stage of the summary on a split, with its scores."""
         rows = (row for row in self.evaluations if row.stage == NGRAM and row.evaluation.split == split)
@@ -116,7 +121,7 @@ class History:
         feedback = journal.feedback_at(Place(self.run.run_id, number, 0, split), samples, "report") if samples else None
         if feedback is None:
             return None
-        scores = feedback.totals
+        scores = _problem_means(samples, feedback.totals)
         judged = scores[~np.isnan(scores)]
         mean = float(judged.mean()) if judged.size else math.nan
         return Standing(mean, math.nan, math.nan, int(judged.size), scores)
@@ -132,6 +137,14 @@ class History:
         share = all(entry.is_share for entry in known.values())
         hint = "Dev problems judged by the true answers, which no training signal saw."
         return Series("By the truth", hint, tuple(known), (line,), share)
+
+
+def _problem_means(samples: Sequence[Sample], totals: np.ndarray) -> np.ndarray:
+    """Scores of samples ``[S]`` as means of their problems ``[P]``, NaN where none was judged."""
+    found: dict[str, list[float]] = {}
+    for sample, total in zip(samples, totals.tolist(), strict=True):
+        found.setdefault(sample.problem_id, []).extend([] if math.isnan(total) else [total])
+    return np.array([math.fsum(scores) / len(scores) if scores else math.nan for scores in found.values()])
 
 
 def mark(row: DecisionRow) -> Mark:

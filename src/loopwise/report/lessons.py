@@ -26,6 +26,8 @@ NAMES = {
     "margin": "margin ranking",
     "rrhf": "RRHF",
     "distill": "on-policy distillation",
+    "hindsight": "Chain of Hindsight",
+    "reflexion": "Reflexion",
 }
 EXPECTED = {
     "running": "than the answers before them",
@@ -83,6 +85,23 @@ _LABELLED = Lesson("own", f"{_OWN}. It learned to prefer the labelled answers to
 _TAUGHT = Lesson(
     "own", f"{_OWN}. Token by token it learned what a teacher would have said in its place.", "Its own answers"
 )
+_REVISED = Lesson(
+    "kept",
+    f"{_OWN}: revisions that it learned to write at once, and drafts and revisions that were passed over.",
+    "Learned from",
+    "Passed over",
+    "Nothing seen was learned from.",
+    "Nothing seen was passed over.",
+)
+_REMEMBERED = Lesson(
+    "own", f"{_OWN}. After a miss a lesson went into its prompt; no weight changed.", "Its own answers"
+)
+_LOOKED_BACK = Lesson(
+    "contrast",
+    f"{_OWN}: it read the worse one and then the better one of a problem, each under its name.",
+    "Better",
+    "Worse",
+)
 
 
 def method(config: Mapping[str, Any]) -> str:
@@ -92,7 +111,8 @@ def method(config: Mapping[str, Any]) -> str:
 
 def lesson(config: Mapping[str, Any]) -> Lesson:
     """How a recipe's samples are shown."""
-    own = {"spin": _LABELLED, "distill": _TAUGHT, "rft": _KEPT}
+    own = {"spin": _LABELLED, "distill": _TAUGHT, "rft": _KEPT, "ilf": _REVISED}
+    own |= {"hindsight": _LOOKED_BACK, "reflexion": _REMEMBERED}
     pairs = dict.fromkeys(("dpo", "ipo", "slic", "margin", "rrhf"), _PREFERRED)
     return (own | pairs).get(method(config), _BETTER if method(config) in NAMES else _KEPT)
 
@@ -101,6 +121,18 @@ def learned(config: Mapping[str, Any], labelled: str, noun: str) -> str:
     """What a round did with its samples, in a sentence. ``labelled`` says what they were mixed with."""
     name, update = method(config), config.get("update", {})
     steps = update.get("steps", 0)
+    if name == "ilf":
+        return (
+            f"Answers that the critics found fault with were revised, and it trained {steps} steps to write the best "
+            f"revisions at once (ILF){labelled}."
+        )
+    if name == "reflexion":
+        return "After a miss a lesson was put into its prompt for the next trial; no weight changed (Reflexion)."
+    if name == "hindsight":
+        return (
+            f"It trained {steps} steps on worse and better answers under their names, to be asked for a good one "
+            f"({NAMES[name]}){labelled}."
+        )
     if name not in NAMES:
         sentence = KEPT.get(update.get("keep", ""), "It learned from them.")
         return sentence.format(steps=steps, noun=noun, labelled=labelled)

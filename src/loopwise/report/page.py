@@ -19,7 +19,7 @@ def render(content: Content) -> str:
     """The report on tuning or on the loop as one HTML page."""
     share = content.outcome.measure.kind == "share"
     pictures = [progress_figure(content.curves, share=share, size=size) for size in (WIDE, NARROW) if content.curves]
-    return _page("report.html.j2", content, pictures, by_step=_drawn(content.steps))
+    return _page("report.html.j2", content, pictures, by_step=_drawn(content.steps), monitors=_drawn(content.monitors))
 
 
 def render_text(content: TextContent) -> str:

@@ -10,6 +10,7 @@ from loopwise.report.history import History
 from loopwise.report.measures import Measure, Standing
 from loopwise.report.source import Source
 from loopwise.report.verdict import Evidence, Verdict, judge
+from loopwise.runs.rows import REFINED
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def _standings(source: Source) -> dict[str, Standing]:
         number = 0 if key in ("untrained", "base") else owner.best_round
         if standing := owner.standing(figures, source.split, number):
             found[key] = standing
+        if revised := figures.get(source.split, {}).get("refined"):
+            found[f"{key}{REFINED}"] = owner.refined(revised, source.split, number)
     return found
 
 
@@ -114,6 +117,9 @@ def _stages(standings: Mapping[str, Standing], measure: Measure) -> tuple[Stage,
     rows = []
     for key, entry in standings.items():
         name, what = wording.STAGES.get(key, (key.replace("_", " ").capitalize(), ""))
+        if key.endswith(REFINED):
+            name = f"{wording.STAGES[key.removesuffix(REFINED)][0]}, revised"
+            what = "its answers after their critics"
         known = numbers.known(entry.low) and numbers.known(entry.high)
         rows.append(
             Stage(

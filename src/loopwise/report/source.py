@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from loopwise.evaluate.rules import RULES
 from loopwise.report import numbers, wording
 from loopwise.report.history import History
 from loopwise.report.measures import Measure
@@ -98,7 +97,7 @@ class Source:
     def measure(self) -> Measure:
         """What the held-out figures are."""
         rewards = [reward.get("use") for reward in self.config.get("rewards", ())]
-        checked = bool(rewards) and all(name in RULES and RULES[name].uses_reference for name in rewards)
+        checked = bool(rewards) and all(name in wording.CHECKERS for name in rewards)
         if self.kind == PRETRAIN:
             return Measure("nats", "", "windows")
         noun, passed = wording.noun(self.task), "right" if checked else "passing"

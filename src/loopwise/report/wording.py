@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loopwise.evaluate.rules import RULES
+from loopwise.evaluate.sources import sources
 from loopwise.report import lessons, numbers
 
 CONTROLS = {"control": "control-labelled", "control_unfiltered": "control-unfiltered", "control_gold": "control-gold"}
@@ -28,6 +29,9 @@ CONTROL_NAMES = {
     "control_unfiltered": "the same training on its own unchecked answers",
     "control_gold": "training on the true answers, the ceiling,",
 }
+
+CHECKERS = ("exact_match", "number", "choice", "math", "reasoning_gym", "label", "noisy", "python_tests")
+"""Rewards that know whether an answer is right."""
 
 NOUNS = {"addition": "sums", "sorting": "words"}
 
@@ -137,8 +141,9 @@ def _reward_cautions(config: Mapping[str, Any], reward_names: Sequence[str]) -> 
     rewards = [reward.get("use", "") for reward in config.get("rewards", ())]
     if "problems" not in config:
         return []
-    perfect = [name for name in rewards if name in RULES and RULES[name].uses_reference]
-    own = [name for name in reward_names if name not in RULES]
+    perfect = [name for name in rewards if name in CHECKERS]
+    own = [name for name in reward_names if name not in RULES and name not in sources()]
+    judges = [name for name in reward_names if name in sources() and not sources()[name].uses_reference]
     found = []
     if perfect:
         found.append(
@@ -150,6 +155,11 @@ def _reward_cautions(config: Mapping[str, Any], reward_names: Sequence[str]) -> 
         found.append(
             f"The reward {' and '.join(own)} is somebody's program, and a model can learn to please it without getting "
             "better. Read the samples, and watch distinct answers, length and entropy."
+        )
+    if judges:
+        found.append(
+            f"The reward {' and '.join(judges)} is an opinion, and a model can learn to please it without getting "
+            "better. Look at the monitors, and name a truth under report_rewards where there is one."
         )
     if config.get("label_free"):
         found.append(

@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 from loopwise.types import Budget, Decision, Evaluation, Prompt, Sample
 
+REFINED = " refined"
+"""What follows a split's name where its answers were revised before they were judged."""
+
 
 class Place(NamedTuple):
-    """Where in a run samples were drawn. ``phase`` is train, dev, test, watch or ``skill:NAME``."""
+    """Where in a run samples were drawn. ``phase`` is train, dev, test, watch, monitor or ``skill:NAME``."""
 
     run_id: str
     round: int

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from loopwise.config import ImproveRecipe, TuneRecipe
 from loopwise.methods import (
     DistillConfig,
+    HindsightConfig,
+    ILFConfig,
     OnlineConfig,
     PairsConfig,
     PolicyGradientConfig,
     PPOConfig,
+    ReflexionConfig,
     RFTConfig,
     RRHFConfig,
     SPINConfig,
@@ -59,12 +62,19 @@ def looped(recipe: ImproveRecipe, problems: int, labelled: bool, passes: int | N
         yield from _online(recipe, update, problems)
     elif isinstance(update, PairsConfig):
         yield from _paired(recipe, update, problems)
+    elif isinstance(update, ReflexionConfig):
+        yield from _tried(recipe, update, problems)
     else:
+        yield from _worded(recipe, update, problems)
         share = update.labelled_share if labelled else 0.0
         rows = f"{update.steps} steps x {update.batch_size} rows = {update.steps * update.batch_size:,} rows"
         yield "training", f"{rows}, {share:.0%} of them labelled"
+    if recipe.refine is not None and recipe.refine.held_out:
+        most = _counted(recipe.refine.revisions, "time")
+        yield "held-out answers", f"as drafted, and of base and result as revised, {most} at most"
     yield from _compared(recipe)
-    yield "forward passes", _passes(update.tokens_per_pass, passes)
+    if not isinstance(update, ReflexionConfig):
+        yield "forward passes", _passes(update.tokens_per_pass, passes)
     yield "rounds", f"{recipe.rounds}, and {_counted(len(recipe.controls), 'control')} of as many"
 
 
@@ -100,6 +110,27 @@ def _paired(recipe: ImproveRecipe, update: PairsConfig, problems: int) -> Words:
     yield noun, f"{how}: at most {most:,} a round"
     each = f"{update.steps} steps x {update.batch_size} {noun}"
     yield "training", f"{each} = {trained:,} {noun}, {trained / most:.1f} epochs or more"
+
+
+def _worded(recipe: ImproveRecipe, update: RFTConfig | ILFConfig | HindsightConfig, problems: int) -> Words:
+    """What imitation learns beside samples that pass."""
+    if isinstance(update, ILFConfig):
+        drafts = problems * recipe.samples
+        chosen = "highest reward" if update.choose == "reward" else "nothing said against it"
+        most = f"at most {drafts * update.revisions:,} a round"
+        yield "revisions", f"{update.revisions} of each draft that is criticised: {most}; one with {chosen} is learned"
+    elif isinstance(update, HindsightConfig):
+        yield "pairs", f"best against worst of each problem: at most {problems:,} a round, in two rows each"
+        yield "asked", f"{update.good!r} after every prompt once it was learned"
+
+
+def _tried(recipe: ImproveRecipe, update: ReflexionConfig, problems: int) -> Words:
+    most = update.trials * problems * recipe.samples
+    yield "trials", f"{update.trials} at most, of problems that are not solved yet: at most {most:,} samples"
+    written = "by the model" if update.writes == "model" else "in a critic's words"
+    of_task = f"on {_counted(update.lessons, 'miss')} of a task at most"
+    yield "lessons", f"{written}, after every trial {of_task}; the newest {update.lessons} of a task are kept"
+    yield "training", "none: lessons go into the prompt, and no weights change"
 
 
 def _compared(recipe: ImproveRecipe | TuneRecipe) -> Words:

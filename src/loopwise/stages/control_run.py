@@ -41,6 +41,7 @@ def run_apart(out: Path, name: str, observer: EventWriter) -> None:
         begun = any(row.round > 0 for row in journal.rounds(run_id(name)))
         prepared = prepare(stack, recipe, started.threads, policy=base, trial=not begun)
         workspace = Workspace(out, journal, observer.note, recipe.runtime.disk_wait)
+        prepared.attach(workspace, run_id(name))
         observer.send("figures", figures=run_control(prepared, workspace, name, observer))
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loopwise.blocks import MonitorsConfig
 from loopwise.config import ImproveRecipe
 from loopwise.errors import ControlError, DiskFullError, LoopwiseError
-from loopwise.methods import OnlineConfig, RFTConfig
+from loopwise.methods import HindsightConfig, ILFConfig, OnlineConfig, ReflexionConfig, RFTConfig
 from loopwise.observer import Observer
 
 KEEPS = {"labelled": "none", "unfiltered": "all", "gold": "gold"}
@@ -32,19 +33,23 @@ def control_recipe(recipe: ImproveRecipe, name: str) -> ImproveRecipe:
     It takes as many optimizer steps on as many rows as the recipe's own update, with the same optimizer.
     """
     changed = _imitation(recipe).model_copy(update={"keep": KEEPS[name]})
-    return recipe.model_copy(update={"update": changed, "controls": ()})
+    # Nothing of a control reads what critics say, and its monitors would warn of what is no news.
+    unread = {"controls": (), "critics": (), "refine": None, "monitors": MonitorsConfig(problems=0)}
+    return recipe.model_copy(update={"update": changed, **unread})
 
 
 def _imitation(recipe: ImproveRecipe) -> RFTConfig:
     update = recipe.update
     if isinstance(update, RFTConfig):
         return update
+    assert not isinstance(update, ReflexionConfig), "refused before: it has no optimizer steps to take"
+    share = update.labelled_share if isinstance(update, ILFConfig | HindsightConfig) else None
     shared: dict[str, Any] = {
         "optimizer": update.optimizer,
         "threshold": update.threshold,
         "tokens_per_pass": update.tokens_per_pass,
-        # Such an update learns from no labelled rows; where a control has nothing else, it takes them all the same.
-        "labelled_share": 0.0,
+        # Others learn from no labelled rows; where a control has nothing else, it takes them all the same.
+        "labelled_share": 0.0 if share is None else share,
     }
     if isinstance(update, OnlineConfig):
         steps = recipe.steps(recipe.problems) * update.updates_per_rollout
@@ -52,7 +57,7 @@ def _imitation(recipe: ImproveRecipe) -> RFTConfig:
         rows = max(1, problems * recipe.samples // update.minibatches)
         return RFTConfig(steps=steps, batch_size=rows, **shared)
     rows_of = {name: getattr(update, name) for name in ("steps", "max_length", "too_long", "end_of_text")}
-    each = recipe.samples if update.method == "rrhf" else 2
+    each = 1 if share is not None else recipe.samples if update.method == "rrhf" else 2
     return RFTConfig(batch_size=update.batch_size * each, **rows_of, **shared)
 
 

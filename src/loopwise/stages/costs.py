@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from loopwise.config import ImproveRecipe, Recipe
-from loopwise.session import WATCH_SAMPLES, Parts
+from loopwise.measuring import Parts
+from loopwise.methods import ReflexionConfig
+from loopwise.models.policy import Policy
+from loopwise.session import WATCH_SAMPLES
 from loopwise.stages.controls import KEEPS
 from loopwise.stages.memory import PeakMemory
 from loopwise.stages.probe import Steps, Timed, Training, find_rate, take_steps, time_samples
 from loopwise.stages.rehearsal import Rehearsal, rehearse
 from loopwise.starting import sampling_of
+from loopwise.types import Problem
 from loopwise.update.rates import Sweep, rates
 
 
@@ -21,12 +25,14 @@ from loopwise.update.rates import Sweep, rates
 class Subject:
     """A prepared run, as it is measured: ``evaluations`` time each held-out split, ``sampling`` a round's samples.
 
+    ``base`` is None where a model elsewhere draws the samples, untimed; ``training`` where no weights change.
     ``steps`` are those of a round. ``unswept`` says why no learning rate is looked for, where none is. ``passes`` are
     the forward passes of a step on the longest rows, None where they are not known before.
     """
 
     parts: Parts
-    training: Training | Rehearsal
+    base: Policy | None
+    training: Training | Rehearsal | None
     steps: int
     evaluations: Mapping[str, Callable[[], Timed]]
     sampling: Callable[[], Timed] | None = None
@@ -47,6 +53,7 @@ class Costs:
     evaluations: Mapping[str, Timed]
     sampling: Timed | None
     watching: Timed | None
+    monitoring: Timed | None
     before: int
     peak: int
     exact: bool
@@ -60,14 +67,17 @@ def measure(subject: Subject) -> Costs:
     """Take the steps, evaluate, sample; then sweep the learning rate, which is not part of a run's memory."""
     parts, training = subject.parts, subject.training
     memory = PeakMemory(parts.runtime)
-    steps, held = rehearse(training) if isinstance(training, Rehearsal) else take_steps(training)
+    steps, held = Steps.none(subject.base), ()
+    if training is not None:
+        steps, held = rehearse(training) if isinstance(training, Rehearsal) else take_steps(training)
     evaluations = {split: evaluate() for split, evaluate in subject.evaluations.items()}
     sampling = subject.sampling() if subject.sampling else None
-    watching = None
-    if parts.watched:
-        unit = parts.recipe.runtime.generate_batch
-        drawn = sampling_of(parts.recipe)
-        watching = time_samples(training.base, parts.watched, WATCH_SAMPLES, drawn, parts.runtime, unit)
+    watching = _sampled(subject, parts.watched, WATCH_SAMPLES)
+    monitors = parts.recipe.monitors if isinstance(parts.recipe, ImproveRecipe) else None
+    monitoring = None
+    if monitors is not None and parts.recipe.gate.metric == "reward":
+        monitored = parts.streams.held_out.get("dev", ())[: monitors.problems]
+        monitoring = _sampled(subject, monitored, monitors.samples)
     peak = memory.read()
     del held
     load = os.getloadavg()[0] / len(os.sched_getaffinity(0))
@@ -80,6 +90,7 @@ def measure(subject: Subject) -> Costs:
         evaluations=evaluations,
         sampling=sampling,
         watching=watching,
+        monitoring=monitoring,
         before=memory.before,
         peak=peak,
         exact=memory.exact,
@@ -90,6 +101,15 @@ def measure(subject: Subject) -> Costs:
     )
 
 
+def _sampled(subject: Subject, problems: Sequence[Problem], each: int) -> Timed | None:
+    """So many samples of each problem, drawn after every round."""
+    if not problems or subject.base is None:
+        return None
+    recipe, runtime = subject.parts.recipe, subject.parts.runtime
+    unit = recipe.runtime.generate_batch
+    return time_samples(subject.base, problems, each, sampling_of(recipe), runtime, unit)
+
+
 def run_seconds(recipe: Recipe, costs: Costs) -> dict[str, float]:
     """Seconds of a whole run by what they go into, and in ``total``; rewards, checkpoints and report are left out."""
     test = costs.evaluations.get("test")
@@ -98,9 +118,14 @@ def run_seconds(recipe: Recipe, costs: Costs) -> dict[str, float]:
     shared = {
         "training": recipe.rounds * costs.each_round * costs.steps.seconds,
         "watching": (recipe.rounds + 1) * costs.watching.seconds if costs.watching else 0.0,
+        "monitors": (recipe.rounds + 1) * costs.monitoring.seconds if costs.monitoring else 0.0,
     }
     sampling = recipe.rounds * costs.sampling.seconds if costs.sampling else 0.0
     found = {**shared, "evaluation": (recipe.rounds + 1) * each_round + 2 * last, "sampling": sampling}
+    if isinstance(recipe, ImproveRecipe) and recipe.refine is not None and revises(recipe):
+        # The answers of the base and of the result are revised; those of the rounds between are not.
+        once = sum(costs.evaluations[split].seconds for split in ("dev", "test") if split in costs.evaluations)
+        found["revising"] = 2 * recipe.refine.revisions * once
     loop = sum(found.values())
     if not isinstance(recipe, ImproveRecipe) or not recipe.controls:
         return {**found, "total": loop}
@@ -109,6 +134,12 @@ def run_seconds(recipe: Recipe, costs: Costs) -> dict[str, float]:
     beside = recipe.runtime.processes - 1
     total = max(loop, controls / min(beside, len(recipe.controls))) if beside else loop + controls
     return {**found, "controls": controls, "total": total}
+
+
+def revises(recipe: Recipe) -> bool:
+    """Whether held-out answers are measured as revised, too."""
+    refines = isinstance(recipe, ImproveRecipe) and recipe.refine is not None and recipe.refine.held_out
+    return refines and recipe.gate.metric == "reward"
 
 
 def disk_bytes(recipe: Recipe, costs: Costs) -> dict[str, int]:
@@ -132,22 +163,26 @@ def figures(recipe: Recipe, costs: Costs) -> dict[str, Any]:
         "step_seconds": steps.seconds,
         "steps_a_round": costs.each_round,
         "forward_passes_a_step": costs.passes,
-        "tokens_per_second": steps.tokens / steps.seconds,
+        "tokens_per_second": steps.tokens / steps.seconds if steps.seconds else 0.0,
         "memory_bytes": {"before": costs.before, "peak": costs.peak},
         "disk_bytes": disk_bytes(recipe, costs),
         "run_seconds": run_seconds(recipe, costs),
-        "run_seconds_are_at_most": is_at_most(costs),
+        "run_seconds_are_at_most": is_at_most(recipe, costs),
         "load_per_core": costs.load,
         "learning_rate": None if costs.sweep is None else _rates(recipe, costs.sweep),
     }
 
 
-def is_at_most(costs: Costs) -> bool:
-    """Whether samples were cut short, and the run may take less."""
-    return any(timed.at_most for timed in (*costs.evaluations.values(), costs.sampling, costs.watching) if timed)
+def is_at_most(recipe: Recipe, costs: Costs) -> bool:
+    """Whether samples were cut short, or there may be fewer of them, and the run may take less."""
+    if revises(recipe):
+        return True
+    drawn = costs.sampling, costs.watching, costs.monitoring
+    return any(timed.at_most for timed in (*costs.evaluations.values(), *drawn) if timed)
 
 
 def _rates(recipe: Recipe, sweep: Sweep) -> dict[str, Any]:
+    assert not isinstance(recipe.update, ReflexionConfig)
     optimizer = recipe.update.optimizer
 
     def at(factor: float | None) -> dict[str, float] | None:

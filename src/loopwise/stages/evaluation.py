@@ -1,207 +1,196 @@
-"""``loopwise evaluate``: a model measured on tasks, rows and text, with intervals."""
+"""``loopwise evaluate``: a model examined on tasks, rows, text and probes of bias, alone or beside a baseline."""
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from loopwise.blocks import RuntimeConfig, SourceConfig
-from loopwise.data.sources import TEXT_FILES, read_source
+from loopwise.blocks import RuntimeConfig
 from loopwise.errors import ConfigError
-from loopwise.evaluate.groups import group_metrics
-from loopwise.evaluate.likelihood import mean_logps
-from loopwise.evaluate.perplexity import text_perplexity
-from loopwise.evaluate.rewards import RewardSum
-from loopwise.evaluate.stats import mean_interval, pass_at_k
+from loopwise.evaluate.sources import Surroundings
 from loopwise.generate.local import LocalGenerator
-from loopwise.models.policy import Policy
-from loopwise.models.tokens import encode_rows
 from loopwise.observer import Observer
-from loopwise.rollout import Roller
-from loopwise.runs.disk import with_room
-from loopwise.runs.journal import Journal
-from loopwise.runtime import Runtime, versions
-from loopwise.stages.generation import Speaker, open_model
-from loopwise.stages.questions import SPLIT, Examination, Questions, doubts, open_questions
-from loopwise.starting import TRIAL_PROBLEMS, try_rewards
-from loopwise.types import REWARD_ROUNDING, Completion, Sampling, Scored
-from loopwise.workspace import JOURNAL
+from loopwise.runtime import make_runtime
+from loopwise.stages.answers import Answers, answers, tried
+from loopwise.stages.comparison import differences, judge
+from loopwise.stages.contamination import Training, contamination, training_of
+from loopwise.stages.generation import Speaker, model_folder, open_model
+from loopwise.stages.probing import Probing, check_told_apart, open_probing, probe
+from loopwise.stages.questions import Examination, Opening, Questions, doubts, open_questions
+from loopwise.stages.texts import open_texts, read, text_differences, text_result
+from loopwise.types import Sampling
 
-PASSES = 1.0
-"""A sample passes with a total reward of at least this."""
-RUN_ID = "evaluate"
-Figures = dict[str, dict[str, Any]]
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is examined, and what it was trained on."""
+
+    name: str
+    speaker: Speaker
+    training: Training
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An examination with everything opened and tried. ``samplings`` are by the questions' names."""
+
+    examination: Examination
+    subjects: Sequence[Subject]
+    asked: Sequence[Questions]
+    texts: Mapping[str, list[str]]
+    probing: Probing | None
+    samplings: Mapping[str, Sampling]
 
 
 def evaluate_model(model: str, examination: Examination, observer: Observer | None = None) -> dict[str, Any]:
     """Measure a model folder, a run's model or one from the hub: the figures of each task, row file and text.
 
-    A figure has ``value``, its 95% interval ``ci95`` (of a text: none) and ``n``, the problems it is a mean over.
+    A figure has ``value``, its 95% interval ``ci95`` and ``n``, the problems it is a mean over. With a baseline each
+    result has the ``baseline``'s own, paired ``differences`` and a ``sentence``. What the model has met in training
+    stands under ``contamination``, and ``clean`` has the figures without it.
     Raises LoopwiseError for anything a person can mend, before anything is measured.
     """
     began, observer = time.monotonic(), observer or Observer()
     examination.check()
     with ExitStack() as stack:
-        asked = list(open_questions(examination, stack))
-        texts = _texts(examination)
-        judged = [questions for questions in asked if questions.feedback]
-        for doubt in doubts(Path(model), examination):
-            observer.note("warning", doubt)
-        policy, runtime = open_model(model, examination.seed, sampled=bool(judged))
-        speaker = Speaker(policy, runtime, examination.sampling, examination.max_tokens)
-        samplings = {
-            questions.name: _tried(questions, questions.feedback, speaker) for questions in judged if questions.feedback
-        }
-        results = [
-            _asked(questions, samplings.get(questions.name), examination, speaker, observer) for questions in asked
-        ]
-        results += [_read(name, documents, policy, runtime) for name, documents in texts.items()]
-    return {
+        prepared = _prepare(model, examination, stack, observer)
+        # First, for it refuses what it cannot ask, and nothing is lost then.
+        harness = _harnessed(prepared)
+        results = [_examined(questions, prepared, observer) for questions in prepared.asked]
+        results += [_read(name, documents, prepared) for name, documents in prepared.texts.items()]
+        probed = _probed(prepared, observer)
+    ours, *others = prepared.subjects
+    found: dict[str, Any] = {
         "model": model,
-        "policy_id": policy.id,
+        "policy_id": ours.speaker.policy.id,
         "seed": examination.seed,
         "samples": examination.samples,
         "sampling": {**asdict(examination.sampling), "max_tokens": examination.max_tokens},
-        "seconds": round(time.monotonic() - began, 2),
         "results": results,
     }
+    for other in others:
+        same = other.speaker.policy.id == ours.speaker.policy.id
+        found["baseline"] = {"model": other.name, "policy_id": other.speaker.policy.id, "same": same}
+        found["comparison"] = judge(results, same=same)
+    if prepared.asked:
+        found["training"] = [_known(subject) for subject in prepared.subjects]
+    if probed:
+        found["bias"] = probed
+    if harness:
+        found["harness"] = harness
+    return {**found, "seconds": round(time.monotonic() - began, 2)}
 
 
-def _texts(examination: Examination) -> dict[str, list[str]]:
-    """The documents of each text. Raises ConfigError where a column is named, and none of them has columns."""
-    columns = {"text_column": examination.text_columns} if examination.text_columns else {}
-    found = {name: read_source(SourceConfig.model_validate({"path": name, **columns})) for name in examination.texts}
-    files = [file for text in found.values() for file in text.files]
-    if columns and all(file.lower().endswith(TEXT_FILES) for file in files):
-        raise ConfigError("--text-column is for row files, and --text names none. Leave it out.")
-    return {name: [document.text for document in text.documents] for name, text in found.items()}
+def _prepare(model: str, examination: Examination, stack: ExitStack, observer: Observer) -> Prepared:
+    runtime = make_runtime(RuntimeConfig(), examination.seed)
+    around = Surroundings(
+        runtime=runtime, generator=LocalGenerator(runtime), seed=examination.seed, samples=examination.samples
+    )
+    opening = Opening(stack, around)
+    asked = list(open_questions(examination, opening))
+    texts = open_texts(examination)
+    probing = open_probing(examination, opening) if examination.bias else None
+    if examination.harness and not Path(examination.harness).is_file():
+        raise ConfigError(f"--harness {examination.harness}: no such file. Name a row file.")
+    for doubt in doubts(Path(model), examination):
+        observer.note("warning", doubt)
+    judged = [questions for questions in asked if questions.feedback]
+    subjects = []
+    for name in filter(None, (model, examination.baseline)):
+        policy, own = open_model(name, examination.seed, sampled=bool(judged or probing))
+        speaker = Speaker(policy, own, examination.sampling, examination.max_tokens)
+        if probing:
+            check_told_apart(probing, speaker)
+        subjects.append(Subject(name, speaker, training_of(name) if asked else Training()))
+    samplings = {}
+    for questions in judged:
+        assert questions.feedback is not None
+        fits = [tried(questions, questions.feedback, subject.speaker) for subject in subjects]
+        # Completions of two models are compared at the same length.
+        samplings[questions.name] = min(fits, key=lambda sampling: sampling.max_tokens)
+    return Prepared(examination, subjects, asked, texts, probing, samplings)
 
 
-def _tried(questions: Questions, feedback: RewardSum, speaker: Speaker) -> Sampling:
-    """The sampling that fits these problems, once their rewards have judged three real samples."""
-    sampling = speaker.fitted(questions.problems)
-    block = questions.recipe.sampling.model_copy(update={"max_tokens": sampling.max_tokens})
-    recipe = questions.recipe.model_copy(update={"sampling": block})
-    some = questions.problems[:TRIAL_PROBLEMS]
-    try_rewards(recipe, speaker.policy, LocalGenerator(speaker.runtime), some, feedback)
-    return sampling
+def _examined(questions: Questions, prepared: Prepared, observer: Observer) -> dict[str, Any]:
+    """The figures of some questions, alone or beside the baseline's, with and without what was met in training."""
+    sampling = prepared.samplings.get(questions.name)
+    sides = [
+        answers(questions, sampling, prepared.examination, subject.speaker, observer) for subject in prepared.subjects
+    ]
+    result = {"name": questions.name, "kind": questions.kind, "problems": len(questions.problems)}
+    result |= _side(sides[0])
+    if len(sides) > 1:
+        result |= {"baseline": _side(sides[1]), "differences": differences(sides[0].scores, sides[1].scores)}
+    return result | _contaminated(questions, prepared, sides)
 
 
-def _asked(
-    questions: Questions, sampling: Sampling | None, examination: Examination, speaker: Speaker, observer: Observer
-) -> dict[str, Any]:
-    result: dict[str, Any] = {"name": questions.name, "kind": questions.kind, "problems": len(questions.problems)}
-    figures: Figures = {}
-    if questions.feedback and sampling:
-        scored = _answers(questions, questions.feedback, sampling, examination, speaker, observer)
-        figures |= _marks(scored, examination.samples)
-        result["completions"] = _told(scored)
-        for name, count in scored.feedback.metrics.items():
-            if name.startswith("failed/") and count:
-                part = name.removeprefix("failed/")
-                observer.note(
-                    "warning", f"reward {part} failed on {count:.0f} of {len(scored.samples)} samples (left out)"
-                )
-    if questions.completions:
-        figures["likelihood"] = _figure(_likelihoods(questions, questions.completions, speaker))
-    return {**result, "figures": figures}
+def _side(side: Answers) -> dict[str, Any]:
+    more = {"completions": side.completions, "corpus": side.corpus}
+    return {"figures": side.figures(), **{name: value for name, value in more.items() if value}}
 
 
-def _answers(
-    questions: Questions,
-    feedback: RewardSum,
-    sampling: Sampling,
-    examination: Examination,
-    speaker: Speaker,
-    observer: Observer,
-) -> Scored:
-    """Sample and judge as a run does on its test split, in a journal that is thrown away."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Journal.open(Path(folder) / JOURNAL, create=True) as journal,
-    ):
-        journal.create_run(RUN_ID, RUN_ID, {}, "", {}, versions(), speaker.runtime.threads)
-
-        def store(action: Any) -> None:
-            with_room(action, place=Path(folder), wait_seconds=0, on_pause=lambda message: None)
-
-        roller = Roller(
-            run_id=RUN_ID,
-            seed=examination.seed,
-            generator=LocalGenerator(speaker.runtime),
-            feedback=feedback,
-            journal=journal,
-            unit=RuntimeConfig().generate_batch,
-            book=lambda number, key, budget: None,
-            store=store,
-            on_progress=observer.progress,
-        )
-        return roller.at(0, SPLIT, sampling)(speaker.policy, questions.problems, examination.samples)
+def _contaminated(questions: Questions, prepared: Prepared, sides: Sequence[Answers]) -> dict[str, Any]:
+    """What was met in training, and the figures without what either model has met."""
+    task = (questions.name, questions.key) if questions.kind == "task" else None
+    kept = np.ones(len(questions.problems), dtype=bool)
+    summaries = []
+    for subject in prepared.subjects:
+        summary, met = contamination(subject.name, subject.training, questions.problems, task)
+        summaries.append(summary)
+        kept[list(met)] = False
+    found: dict[str, Any] = {"contamination": summaries}
+    if not kept.all():
+        clean: dict[str, Any] = {"problems": int(kept.sum()), "figures": sides[0].figures(kept)}
+        if len(sides) > 1:
+            clean["baseline"] = {"figures": sides[1].figures(kept)}
+            clean["differences"] = differences(sides[0].scores, sides[1].scores, kept)
+        found["clean"] = clean
+    return found
 
 
-def _marks(scored: Scored, samples: int) -> Figures:
-    """Accuracy, or pass@1, pass@2, pass@4 ... pass@k of several samples (Chen et al. 2021, eq. 1); and the reward."""
-    totals = scored.feedback.totals
-    judged = [totals[members][~np.isnan(totals[members])] for _, members in scored.groups()]
-    counts = [(values.size, int((values >= PASSES - REWARD_ROUNDING).sum())) for values in judged]
-    figures = {}
-    for k in _powers(samples):
-        shares = [pass_at_k(n, passed, k) if n >= k else np.nan for n, passed in counts]
-        figures["accuracy" if samples == 1 else f"pass@{k}"] = _figure(shares)
-    figures["reward"] = _figure([values.mean() if values.size else np.nan for values in judged])
-    return figures
+def _read(name: str, documents: Sequence[str], prepared: Prepared) -> dict[str, Any]:
+    readings = [read(documents, subject.speaker) for subject in prepared.subjects]
+    result = text_result(name, readings[0])
+    if len(readings) > 1:
+        result["baseline"] = {"figures": readings[1].figures()}
+        result["differences"] = text_differences(*readings)
+    return result
 
 
-def _powers(most: int) -> Iterator[int]:
-    """1, 2, 4, 8 and so on below ``most``, then ``most`` itself."""
-    k = 1
-    while k < most:
-        yield k
-        k *= 2
-    yield most
+def _probed(prepared: Prepared, observer: Observer) -> dict[str, Any] | None:
+    """What the probes of bias found in each model."""
+    if prepared.probing is None:
+        return None
+    bound = prepared.examination.max_tokens
+    subjects = [
+        {"model": subject.name, **probe(prepared.probing, replace(subject.speaker, max_tokens=bound), observer)}
+        for subject in prepared.subjects
+    ]
+    return {"name": prepared.probing.name, "probes": len(prepared.probing.probes), "subjects": subjects}
 
 
-def _told(scored: Scored) -> dict[str, float]:
-    """What the completions were like: length in tokens, share cut off, share of different ones."""
-    found = group_metrics(scored, PASSES)
-    names = {"mean_length": "completions/mean_length", "clipped_ratio": "completions/clipped_ratio"}
-    return {name: found[key] for name, key in {**names, "distinct": "distinct"}.items() if key in found}
+def _harnessed(prepared: Prepared) -> list[dict[str, Any]]:
+    """What lm-evaluation-harness says of each model."""
+    rows = prepared.examination.harness
+    if rows is None:
+        return []
+    from loopwise.stages.harness import run_harness
+
+    return [{"model": one.name, **run_harness(model_folder(one.name), Path(rows))} for one in prepared.subjects]
 
 
-def _likelihoods(questions: Questions, completions: Sequence[Completion], speaker: Speaker) -> np.ndarray:
-    """Mean log-probability a token (nats) of the right answers ``[P]``; NaN for those over the context."""
-    policy, weights = speaker.policy, speaker.policy.weights
-    limit = weights.context_length if weights else None
-    rows = encode_rows(policy, questions.problems, completions)
-    fit = [place for place, row in enumerate(rows) if limit is None or row.total_tokens <= limit]
-    scores = np.full(len(completions), np.nan)
-    if fit:
-        problems, answers = [questions.problems[place] for place in fit], [completions[place] for place in fit]
-        scores[fit] = mean_logps(policy, problems, answers, speaker.runtime)
-    return scores
-
-
-def _figure(scores: Sequence[float] | np.ndarray) -> dict[str, Any]:
-    values = np.asarray(scores, dtype=np.float64)
-    judged = values[~np.isnan(values)]
-    mean = float(judged.mean()) if judged.size else float("nan")
-    return {"value": mean, "ci95": list(mean_interval(values)), "n": int(judged.size)}
-
-
-def _read(name: str, documents: Sequence[str], policy: Policy, runtime: Runtime) -> dict[str, Any]:
-    found = text_perplexity(policy, documents, runtime)
-    measured = {
-        "perplexity": found.perplexity,
-        "bits_per_byte": found.bits_per_byte,
-        "nats_per_token": found.nats_per_token,
+def _known(subject: Subject) -> dict[str, Any]:
+    """What is known of a model's training."""
+    training = subject.training
+    return {
+        "model": subject.name,
+        "known": training.known,
+        "sources": dict(training.sources),
+        "unknown": list(training.unknown),
     }
-    size = {"documents": found.documents, "tokens": found.tokens, "bytes": found.bytes}
-    figures = {key: {"value": value, "ci95": None, "n": found.tokens} for key, value in measured.items()}
-    return {"name": name, "kind": "text", **size, "figures": figures}

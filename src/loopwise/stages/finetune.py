@@ -17,9 +17,11 @@ from typing import Generic, TypeVar
 from loopwise.config import TuneRecipe, load_recipe
 from loopwise.errors import ConfigError, DataError
 from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.evaluate.sources import Surroundings
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
+from loopwise.measuring import Parts
 from loopwise.methods import SFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
@@ -27,7 +29,7 @@ from loopwise.models.tokens import encode_fitting
 from loopwise.observer import Observer
 from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
-from loopwise.session import Parts, Run, Stages
+from loopwise.session import Run, Stages
 from loopwise.stages.updates import check_reference
 from loopwise.starting import (
     TRIAL_PROBLEMS,
@@ -151,10 +153,16 @@ def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) ->
         for name, problems in streams.held_out.items():
             encode_fitting(base, problems, recipe.sampling.max_tokens, name)
         check_sampling(base, runtime)
-    feedback = load_feedback(recipe.rewards, reference_columns=streams.reference_columns, label_free=False)
+    generator = LocalGenerator(runtime)
+    feedback = load_feedback(
+        recipe.rewards,
+        reference_columns=streams.reference_columns,
+        label_free=False,
+        surroundings=Surroundings(runtime=runtime, generator=generator, seed=recipe.seed),
+    )
     stack.enter_context(feedback)
     if recipe.rewards and threads is None:
-        try_rewards(recipe, base, LocalGenerator(runtime), streams.labelled[:TRIAL_PROBLEMS], feedback)
+        try_rewards(recipe, base, generator, streams.labelled[:TRIAL_PROBLEMS], feedback)
     return Prepared(recipe, runtime, streams, base, update, feedback, encodings)
 
 

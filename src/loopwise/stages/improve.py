@@ -5,24 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from loopwise import loop
 from loopwise.config import ImproveRecipe, load_recipe
-from loopwise.errors import ConfigError, LoopwiseError
+from loopwise.errors import ConfigError, LoopwiseError, nearest
 from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.evaluate.sources import Surroundings
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
+from loopwise.measuring import Parts
 from loopwise.methods import RFTConfig, rows_config
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_fitting
 from loopwise.observer import Observer
+from loopwise.remote.client import Endpoint, open_endpoints
+from loopwise.remote.generator import RemoteGenerator
 from loopwise.results import Result, conclude, write_policy
 from loopwise.runtime import Runtime, make_runtime, run_async
-from loopwise.session import Parts, Run, Stages
+from loopwise.session import Run, Stages
 from loopwise.stages.controls import Figures, OneAtATime, SideRuns, control_recipe, failure_of, run_id, stage_name
 from loopwise.stages.updates import build_update, uses_gold
 from loopwise.starting import (
@@ -70,6 +74,17 @@ class Prepared:
     own_parts: bool
     encodings: Mapping[str, Encoding]
     read_besides: Mapping[str, str]
+    remote: Mapping[str, Endpoint]
+
+    def attach(self, workspace: Workspace, run: str = "") -> None:
+        """Keep what remote models are paid for in the run's folder, from now on."""
+        for endpoint in self.remote.values():
+            ranks = workspace.ranks
+            endpoint.attach(workspace.out, ranks.rank, world=ranks.world, run=run, store=workspace.store_alone)
+
+    def exhausted(self) -> str | None:
+        """The limit of a remote model that is reached, as a sentence."""
+        return next((why for endpoint in self.remote.values() if (why := endpoint.exhausted)), None)
 
     def as_run(self, name: str) -> Run:
         """What the journal knows as run ``name``."""
@@ -82,8 +97,10 @@ class Prepared:
             self.feedback,
             self.report,
             watched=self.streams.watch,
+            exhausted=self.exhausted,
         )
-        rewards = (*self.recipe.rewards, *self.recipe.report_rewards) if self.own_parts else ()
+        named = (*self.recipe.rewards, *self.recipe.report_rewards, *self.recipe.critics)
+        rewards = named if self.own_parts else ()
         origin = "from the recipe" if self.own_parts else "from Python"
         fingerprint = {**reward_fingerprint(rewards), "update, generator and rewards": origin, **self.read_besides}
         return Run(name, "improve", parts, self.base, fingerprint)
@@ -92,12 +109,13 @@ class Prepared:
 @dataclass(frozen=True)
 class Ended:
     """Figures of every stage, the loop's last position, what became of rows; ``failure`` is what kept controls from
-    their figures."""
+    their figures, ``spent`` what remote models were paid for."""
 
     stages: Stages
     position: Position
     encodings: Mapping[str, Encoding]
     failure: LoopwiseError | None = None
+    spent: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def improve(
@@ -143,6 +161,7 @@ def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> 
     tell_rows(shared, prepared.encodings)
     _save_base(workspace, prepared)
     prepared.as_run(RUN_ID).enter(workspace)
+    prepared.attach(workspace)
     beside = recipe.runtime.processes - 1 if prepared.own_parts else 0
     stages: Stages = {}
     failures: list[LoopwiseError] = []
@@ -160,13 +179,14 @@ def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> 
             except LoopwiseError as error:
                 failures.append(error)
     stages["improved"] = session.stage(position.incumbent, position.incumbent_round, "improved")
-    return Ended(stages, position, prepared.encodings, failure_of(failures, workspace.out))
+    spent = {name: asdict(endpoint.spent) for name, endpoint in prepared.remote.items()}
+    return Ended(stages, position, prepared.encodings, failure_of(failures, workspace.out), spent)
 
 
 def finish(workspace: Workspace, recipe: ImproveRecipe, ended: Ended, began: float) -> Result:
     """Write the result of the loop. Raises, after that, the error of a control that failed beside it."""
     rows = row_counts(ended.encodings)
-    more = {"rows": rows} if rows else {}
+    more = {**({"rows": rows} if rows else {}), **({"endpoints": ended.spent} if ended.spent else {})}
     result = conclude(workspace, RUN_ID, recipe, ended.stages, ended.position, began, more)
     if ended.failure is not None:
         raise ended.failure
@@ -194,18 +214,39 @@ def prepare(
     opened = open_streams(recipe.data, recipe.seed, supervised=False)
     streams = opened.without_references() if recipe.label_free else opened
     columns, free = streams.reference_columns, recipe.label_free
+    own_parts = rewards is None and update is None and generator is None
+    remote = open_endpoints(recipe.endpoints)
+    for endpoint in remote.values():
+        stack.callback(endpoint.close)
+    local = LocalGenerator(runtime)
+    writer = recipe.generator or recipe.model.endpoint
+    if generator is None:
+        generator = RemoteGenerator(_endpoint(remote, writer)) if writer else local
+    around = Surroundings(
+        runtime=runtime,
+        generator=local if recipe.model.endpoint is None else generator,
+        endpoints=remote,
+        seed=recipe.seed,
+        samples=recipe.samples,
+        label_free=free,
+    )
     feedback: RewardSum = (
         RewardSum.from_functions(rewards, reference_columns=columns, label_free=free)
         if rewards
-        else load_feedback(recipe.rewards, reference_columns=columns, label_free=free)
+        else load_feedback(
+            recipe.rewards,
+            critics=recipe.critics,
+            reference_columns=columns,
+            label_free=free,
+            surroundings=around,
+        )
     )
     stack.enter_context(feedback)
     report = None
     if recipe.report_rewards:
-        report = stack.enter_context(load_feedback(recipe.report_rewards, reference_columns=columns, label_free=False))
-    own_parts = rewards is None and update is None and generator is None
+        told = load_feedback(recipe.report_rewards, reference_columns=columns, label_free=False, surroundings=around)
+        report = stack.enter_context(told)
     base = policy or start_policy(recipe.model, runtime, lambda: texts_of(streams))
-    generator = generator or LocalGenerator(runtime)
     encodings: dict[str, Encoding] = {}
     if recipe.gate.metric == "likelihood":
         streams, encodings = comparable(base, streams, rows_config(recipe.update))
@@ -225,7 +266,7 @@ def prepare(
         tried = list(streams.draw(1, TRIAL_PROBLEMS))[:TRIAL_PROBLEMS]
         samples, judged = try_rewards(recipe, base, generator, tried, feedback)
         if report is not None:
-            run_async(report.check(opened.draw(1, TRIAL_PROBLEMS)[:TRIAL_PROBLEMS], samples))
+            run_async(report.asking(base).check(opened.draw(1, TRIAL_PROBLEMS)[:TRIAL_PROBLEMS], samples))
     return Prepared(
         recipe,
         runtime,
@@ -240,10 +281,23 @@ def prepare(
         own_parts,
         encodings,
         besides,
+        remote,
     )
 
 
+def _endpoint(endpoints: Mapping[str, Endpoint], name: str) -> Endpoint:
+    if name not in endpoints:
+        raise ConfigError(f'"{name}" is none of the endpoints. {nearest(name, endpoints)} Name it under "endpoints:".')
+    return endpoints[name]
+
+
 def _check_promises(recipe: ImproveRecipe) -> None:
+    told = [name for name in ("truth", "pass_at_k") if getattr(recipe.monitors, name).roll_back is not None]
+    if recipe.label_free and recipe.report_rewards and told:
+        raise ConfigError(
+            f'key "monitors.{told[0]}.roll_back": report_rewards know the truth, which decides nothing in a label_free '
+            "run. Leave it out; warn may stay."
+        )
     if recipe.label_free and recipe.gate.metric == "likelihood":
         raise ConfigError('key "gate.metric": likelihood reads references, which a label_free run may not. Use reward.')
     if recipe.label_free and "gold" in recipe.controls:

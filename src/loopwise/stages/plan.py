@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from loopwise.config import ImproveRecipe, PretrainRecipe, Recipe, TuneRecipe
-from loopwise.methods import DistillConfig, OnlineConfig, RFTConfig
+from loopwise.methods import DistillConfig, ILFConfig, OnlineConfig, ReflexionConfig, RFTConfig
 from loopwise.models.policy import Policy
 from loopwise.report.numbers import duration, whole
 from loopwise.runtime import Runtime
@@ -65,20 +65,16 @@ def examine(recipe: Recipe) -> Plan:
             labelled = bool(looped.streams.labelled)
             sections["each round"] = dict(arithmetic.looped(recipe, problems, labelled, costs.passes))
             sections["rewards on three real samples"] = dict(_trial(looped))
-        sections["measured on two steps"] = dict(_measured(recipe, costs))
+        took_steps = not isinstance(recipe.update, ReflexionConfig)
+        sections["measured on two steps" if took_steps else "measured"] = dict(_measured(recipe, costs))
         sections["the whole run, from these"] = dict(_whole(recipe, costs))
         sections["learning rate"] = dict(_rates(recipe, costs))
         return Plan(sections, figures(recipe, costs))
 
 
 def _common(recipe: Recipe, base: Policy, runtime: Runtime, costs: Costs, data: dict[str, str]) -> Sections:
-    assert base.weights is not None
     return {
-        "model": {
-            "from": recipe.model.path or f"created: {recipe.model.create}",
-            "parameters": f"{base.weights.parameter_count:,}",
-            "context": f"{base.weights.context_length or 'unlimited'} tokens",
-        },
+        "model": dict(_model(recipe, base)),
         "data": data,
         "machine": {
             "device": runtime.device,
@@ -87,6 +83,15 @@ def _common(recipe: Recipe, base: Policy, runtime: Runtime, costs: Costs, data: 
             "memory": _memory(runtime, costs),
         },
     }
+
+
+def _model(recipe: Recipe, base: Policy) -> Iterator[tuple[str, str]]:
+    if base.weights is None:
+        yield "from", f"elsewhere: endpoint {recipe.model.endpoint}"
+        return
+    yield "from", recipe.model.path or f"created: {recipe.model.create}"
+    yield "parameters", f"{base.weights.parameter_count:,}"
+    yield "context", f"{base.weights.context_length or 'unlimited'} tokens"
 
 
 def _teacher(recipe: ImproveRecipe, update: Update) -> Iterator[tuple[str, str]]:
@@ -138,14 +143,16 @@ def _memory(runtime: Runtime, costs: Costs) -> str:
 
 
 def _measured(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
-    steps, rehearsed = costs.steps, isinstance(recipe, ImproveRecipe) and not isinstance(recipe.update, RFTConfig)
+    steps, update = costs.steps, recipe.update
+    rehearsed = isinstance(recipe, ImproveRecipe) and not isinstance(update, RFTConfig | ILFConfig)
     rows = " on samples of sampling.max_tokens tokens, after drawing them" if rehearsed else " on the longest rows"
     if isinstance(recipe, PretrainRecipe):
         rows = ""
-    yield "first step", f"{steps.first:.3g} s{rows}"
-    yield "second step", f"{steps.second:.3g} s{rows}"
-    after = f"{steps.seconds:.3g} s each, {whole(steps.tokens / steps.seconds)} tokens a second"
-    yield "steps after them", f"{after}, at most: as if no problem's samples tied" if rehearsed else after
+    if steps.seconds:
+        yield "first step", f"{steps.first:.3g} s{rows}"
+        yield "second step", f"{steps.second:.3g} s{rows}"
+        after = f"{steps.seconds:.3g} s each, {whole(steps.tokens / steps.seconds)} tokens a second"
+        yield "steps after them", f"{after}, at most: as if no problem's samples tied" if rehearsed else after
     if costs.sampling:
         if isinstance(recipe.update, OnlineConfig):
             yield "samples of a step", _seconds(costs.sampling.seconds / costs.each_round, costs.sampling.at_most)
@@ -159,7 +166,11 @@ def _whole(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
     for name, seconds in found.items():
         if seconds and name != "total":
             yield name, duration(seconds)
-    yield "time", f"{_seconds(found['total'], is_at_most(costs))}; rewards, checkpoints and the report come on top"
+    if found["total"]:
+        taken = _seconds(found["total"], is_at_most(recipe, costs))
+        yield "time", f"{taken}; rewards, checkpoints and the report come on top"
+    else:
+        yield "time", "not known: a model elsewhere draws the samples"
     if costs.load > BUSY:
         yield (
             "note",
@@ -172,6 +183,9 @@ def _whole(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
 
 
 def _rates(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
+    if isinstance(recipe.update, ReflexionConfig):
+        yield "none", f"{costs.unswept}"
+        return
     optimizer, sweep = recipe.update.optimizer, costs.sweep
 
     def at(factor: float) -> str:

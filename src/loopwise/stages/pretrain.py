@@ -24,12 +24,13 @@ from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.evaluate.stats import mean_interval
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
+from loopwise.measuring import Parts
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_fitting, encode_prompts
 from loopwise.observer import Observer
 from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
-from loopwise.session import Parts, Run, Stages
+from loopwise.session import Run, Stages
 from loopwise.starting import recorded_threads, start_policy, take_place
 from loopwise.tasks.base import Streams
 from loopwise.types import Evaluation, Problem

@@ -61,6 +61,13 @@ class Steps:
     weights: int
     moments: int
 
+    @staticmethod
+    def none(base: Policy | None) -> Steps:
+        """Of an update that takes no optimizer step, and only keeps the weights it starts from."""
+        module = base.weights.module if base is not None and base.weights is not None else None
+        weights = sum(tensor.nbytes for tensor in module.parameters()) if module is not None else 0
+        return Steps(0.0, 0.0, 0.0, 0.0, weights, 0)
+
 
 @dataclass(frozen=True)
 class Timed:

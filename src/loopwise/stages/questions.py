@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from loopwise.blocks import RewardConfig
 from loopwise.config import TuneRecipe, parse_recipe
 from loopwise.data.rows import read_source
+from loopwise.data.streams import problem_key
 from loopwise.errors import ConfigError
 from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.evaluate.sources import Surroundings, sources
 from loopwise.runs.journal import Journal
 from loopwise.tasks.base import HELD_OUT_AT_MOST
 from loopwise.tasks.rewards import with_task_rewards
@@ -30,6 +33,8 @@ class Examination:
 
     ``rewards`` are as in a recipe; a task has its own. ``max_tokens`` None: as many as fit, 256 at most;
     ``sampling.max_tokens`` is not looked at. ``text_columns`` are those of row files among ``texts``, joined.
+    ``baseline`` is a model to compare with; ``bias`` a file of probes, or built-in ones; ``harness`` a row file for
+    EleutherAI's lm-evaluation-harness.
     """
 
     tasks: tuple[str, ...] = ()
@@ -45,12 +50,20 @@ class Examination:
     sampling: Sampling = GREEDY
     max_tokens: int | None = None
     seed: int = 0
+    baseline: str | None = None
+    bias: str | None = None
+    harness: str | None = None
 
     def check(self) -> None:
         """Raise ConfigError where what was asked for cannot be measured."""
         asked = self.tasks or self.rows
-        if not (asked or self.texts):
-            raise ConfigError("nothing to measure: add --task NAME, --data FILE or --text FILE.")
+        if not (asked or self.texts or self.bias or self.harness):
+            raise ConfigError(
+                "nothing to measure: add --task NAME, --data FILE or --text FILE, or --bias, or --harness FILE."
+            )
+        named = [*self.tasks, *self.rows, *self.texts]
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ConfigError(f"{twice[0]}: asked for twice. Name it once.")
         self._check_idle()
         if self.samples > 1 and not self.sampling.temperature:
             raise ConfigError(
@@ -59,8 +72,8 @@ class Examination:
             )
         if self.task_options and len(self.tasks) != 1:
             raise ConfigError("--task-option goes with one --task. Evaluate tasks with options one by one.")
-        if self.rewards and not asked:
-            raise ConfigError("--reward judges answers, and there are none to judge. Add --task or --data.")
+        if self.rewards and not (asked or self.bias):
+            raise ConfigError("--reward judges answers, and there are none to judge. Add --task, --data or --bias.")
         for flag, value in (("--prompt-column", self.prompt_column), ("--completion-column", self.completion_column)):
             if value and not self.rows:
                 raise ConfigError(f"{flag} is a column of --data, which is not given. Name the row file.")
@@ -71,7 +84,7 @@ class Examination:
         """Raise ConfigError where a flag would be ignored: no problem is asked, or no answer to it is drawn."""
         greedy = asdict(GREEDY)
         drawing = [name for name, value in asdict(self.sampling).items() if value != greedy[name]]
-        drawing += ["max_tokens"] if self.max_tokens is not None else []
+        drawing += ["max_tokens"] if self.max_tokens is not None and not self.bias else []
         drawing += ["samples"] if self.samples > 1 else []
         if drawing and not (self.tasks or (self.rows and self.rewards)):
             raise ConfigError(
@@ -84,7 +97,10 @@ class Examination:
 
 @dataclass(frozen=True)
 class Questions:
-    """Problems, what judges the answers to them (None: nothing), and the right ones where they are known."""
+    """Problems, what judges the answers to them (None: nothing), and the right ones where they are known.
+
+    Two problems with the same ``key`` are the same one.
+    """
 
     name: str
     kind: Literal["task", "rows"]
@@ -92,20 +108,26 @@ class Questions:
     problems: Sequence[Problem]
     completions: Sequence[Completion] | None
     feedback: RewardSum | None
+    key: Callable[[Problem], str] = problem_key
 
 
-def open_questions(examination: Examination, stack: ExitStack) -> Iterator[Questions]:
-    """The questions of each task, then of each row file; reward workers are entered on ``stack``.
+@dataclass(frozen=True)
+class Opening:
+    """What questions are opened with: what sources of feedback may use, and a stack that reward workers end with."""
 
-    Raises ConfigError, DataError.
-    """
+    stack: ExitStack
+    around: Surroundings
+
+
+def open_questions(examination: Examination, opening: Opening) -> Iterator[Questions]:
+    """The questions of each task, then of each row file. Raises ConfigError, DataError."""
     for name in examination.tasks:
-        yield _of_task(name, examination, stack)
+        yield _of_task(name, examination, opening)
     for path in examination.rows:
-        yield _of_rows(path, examination, stack)
+        yield _of_rows(path, examination, opening)
 
 
-def _of_task(name: str, examination: Examination, stack: ExitStack) -> Questions:
+def _of_task(name: str, examination: Examination, opening: Opening) -> Questions:
     # As many for dev as for test, as in the shipped recipes: so a run's own test problems are asked again, exactly.
     count = examination.problems
     data = {"task": name, "task_options": dict(examination.task_options), "dev": count, "test": count}
@@ -114,10 +136,10 @@ def _of_task(name: str, examination: Examination, stack: ExitStack) -> Questions
     problems = streams.held_out[SPLIT]
     golden = all(problem.columns.get(streams.completion_column) is not None for problem in problems)
     completions = [streams.completion(problem) for problem in problems] if golden else None
-    return Questions(name, "task", recipe, problems, completions, _judges(recipe, stack))
+    return Questions(name, "task", recipe, problems, completions, _judges(recipe, examination, opening), streams.key)
 
 
-def _of_rows(path: str, examination: Examination, stack: ExitStack) -> Questions:
+def _of_rows(path: str, examination: Examination, opening: Opening) -> Questions:
     supervised = examination.completion_column is not None
     source = read_source(path, "auto", examination.prompt_column, examination.completion_column, supervised=supervised)
     problems = source.problems[: examination.problems]
@@ -132,7 +154,7 @@ def _of_rows(path: str, examination: Examination, stack: ExitStack) -> Questions
             f"{path}: nothing says whether an answer is right. Add --reward with a rule or a function, or "
             "--completion-column with the column of right answers, to measure how likely the model finds them."
         )
-    return Questions(path, "rows", recipe, problems, completions or None, _judges(recipe, stack))
+    return Questions(path, "rows", recipe, problems, completions or None, _judges(recipe, examination, opening))
 
 
 def doubts(model: Path, examination: Examination) -> Iterator[str]:
@@ -180,10 +202,26 @@ def _recipe(examination: Examination, data: Mapping[str, Any]) -> TuneRecipe:
     return parse_recipe(TuneRecipe, content, "evaluate")
 
 
-def _judges(recipe: TuneRecipe, stack: ExitStack) -> RewardSum | None:
-    if not recipe.rewards:
-        return None
-    return stack.enter_context(load_feedback(recipe.rewards, reference_columns=(), label_free=False))
+def _judges(recipe: TuneRecipe, examination: Examination, opening: Opening) -> RewardSum | None:
+    return open_judges(recipe.rewards, examination, opening) if recipe.rewards else None
+
+
+def rewards_of(examination: Examination) -> Sequence[RewardConfig]:
+    """What --reward names. Raises ConfigError."""
+    return _recipe(examination, {"train": "."}).rewards
+
+
+def open_judges(rewards: Sequence[RewardConfig], examination: Examination, opening: Opening) -> RewardSum:
+    """What judges answers. Raises ConfigError where it compares the samples of a problem, and there is one."""
+    known = sources()
+    comparing = [reward.use for reward in rewards if reward.use in known and known[reward.use].compares]
+    if comparing and examination.samples < 2:
+        raise ConfigError(
+            f'--reward "{comparing[0]}": it compares the samples of a problem, and there is only one. '
+            "Add --samples 4 --temperature 1."
+        )
+    loaded = load_feedback(rewards, reference_columns=(), label_free=False, surroundings=opening.around)
+    return opening.stack.enter_context(loaded)
 
 
 def _text(value: Any) -> str | None:

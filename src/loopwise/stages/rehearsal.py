@@ -133,7 +133,7 @@ def _round(
 ) -> Updated:
     """A round whose every rollout is ``scored``."""
 
-    def rollout(policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
+    def rollout(policy: Any, problems: Sequence[Problem], k: int, *, step: int = 0, judged: bool = True) -> Scored:
         clock.begin()
         return scored
 

@@ -8,11 +8,22 @@ from functools import cache, partial
 from itertools import cycle, islice
 from typing import Any
 
+from loopwise.config import ImproveRecipe
 from loopwise.data.batches import batch_indices
-from loopwise.methods import OnlineConfig, PairsConfig, RFTConfig, SFTConfig, reference_of
+from loopwise.generate.local import LocalGenerator
+from loopwise.measuring import Parts
+from loopwise.methods import (
+    HindsightConfig,
+    ILFConfig,
+    OnlineConfig,
+    PairsConfig,
+    ReflexionConfig,
+    RFTConfig,
+    SFTConfig,
+    reference_of,
+)
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
-from loopwise.session import Parts
 from loopwise.stages import finetune, improve, pretrain
 from loopwise.stages.costs import Subject
 from loopwise.stages.probe import Drawn, Timed, Training, draw_samples, time_likelihood, time_samples, time_windows
@@ -20,6 +31,8 @@ from loopwise.stages.rehearsal import Rehearsal, made_up, stretched
 from loopwise.starting import TRIAL_PROBLEMS, sampling_of
 from loopwise.types import Problem, Scored, Update
 from loopwise.update.fitting import Batch, supervised
+from loopwise.update.hindsight import Hindsight
+from loopwise.update.ilf import ILF
 from loopwise.update.online import row_of
 from loopwise.update.pairs import LabelledPairs, Pairs
 from loopwise.update.pretrain import Pretrain
@@ -29,6 +42,8 @@ from loopwise.update.rows import sample_rows
 from loopwise.update.units import work_units
 
 OF_PAIRS = "the loss of pairs falls at rates that ruin the model. Watch dev, and the log-probability of chosen answers"
+OF_CHAINS = "its rows are pairs of samples that are not drawn yet"
+OF_LESSONS = "no weights change"
 OF_SAMPLES = (
     "what it learns from changes with every step, and its loss says nothing about the rate. Watch reward and dev"
 )
@@ -46,7 +61,7 @@ def pretraining(prepared: pretrain.Prepared) -> Subject:
         name: partial(time_windows, prepared.base, text.windows, prepared.runtime)
         for name, text in prepared.held_out.items()
     }
-    return Subject(parts, training, recipe.update.steps, evaluations)
+    return Subject(parts, prepared.base, training, recipe.update.steps, evaluations)
 
 
 def tuning(prepared: finetune.Prepared) -> Subject:
@@ -65,12 +80,14 @@ def tuning(prepared: finetune.Prepared) -> Subject:
     )
     unswept = OF_PAIRS if isinstance(update, LabelledPairs) else None
     evaluations, passes = _evaluations(parts, prepared.base), len(longest.micro_batches)
-    return Subject(parts, training, recipe.update.steps, evaluations, unswept=unswept, passes=passes)
+    return Subject(parts, prepared.base, training, recipe.update.steps, evaluations, unswept=unswept, passes=passes)
 
 
 def improving(prepared: improve.Prepared) -> Subject:
     """The loop: an update that draws its samples as it goes is rehearsed, imitation takes steps on rows."""
     recipe, parts = prepared.recipe, prepared.as_run(improve.RUN_ID).parts
+    if not isinstance(prepared.generator, LocalGenerator):
+        return Subject(parts, None, None, recipe.steps(recipe.problems), {}, unswept=OF_LESSONS)
     problems = prepared.streams.draw(1, recipe.problems)
     steps = recipe.steps(len(problems))
     at_once = recipe.runtime.generate_batch
@@ -88,17 +105,41 @@ def improving(prepared: improve.Prepared) -> Subject:
         )
     )
     evaluations = _evaluations(parts, prepared.base)
-    if isinstance(recipe.update, RFTConfig):
+    base, sampling = prepared.base, _sampling(recipe, len(problems), drawn)
+    if isinstance(recipe.update, ReflexionConfig):
+        return Subject(parts, base, None, steps, evaluations, sampling, OF_LESSONS)
+    if isinstance(recipe.update, RFTConfig | ILFConfig):
         training, unswept = _imitating(prepared, problems)
-        draws = recipe.update.keep in ("verified", "all")
-        sampling = (lambda: drawn().timed) if draws else None
-        return Subject(parts, training, steps, evaluations, sampling, unswept, len(training.longest.micro_batches))
-    unswept = OF_PAIRS if isinstance(recipe.update, PairsConfig) else OF_SAMPLES
-    rehearsal, passes = _rehearsing(prepared, problems, drawn), None
+        passes = len(training.longest.micro_batches)
+        return Subject(parts, base, training, steps, evaluations, sampling, unswept, passes)
+    unswept = _why_unswept(recipe.update)
+    rehearsal = _rehearsing(prepared, problems, drawn)
+    rehearsed_passes = None
     if isinstance(recipe.update, OnlineConfig):
         rows = [row_of(rehearsal.longest, place) for place in range(len(rehearsal.longest.samples))]
-        passes = len(work_units(rows, recipe.update.tokens_per_pass))
-    return Subject(parts, rehearsal, steps, evaluations, lambda: drawn().timed, unswept, passes)
+        rehearsed_passes = len(work_units(rows, recipe.update.tokens_per_pass))
+    return Subject(parts, base, rehearsal, steps, evaluations, sampling, unswept, rehearsed_passes)
+
+
+def _sampling(recipe: ImproveRecipe, problems: int, drawn: Callable[[], Drawn]) -> Callable[[], Timed] | None:
+    """The time of all samples of a round, at most; None where there are none."""
+    update, count = recipe.update, problems * recipe.samples
+    if isinstance(update, RFTConfig) and update.keep not in ("verified", "all"):
+        return None
+    most = count
+    if isinstance(update, ILFConfig):
+        most += count * update.revisions
+    elif isinstance(update, ReflexionConfig):
+        most = update.trials * (count + (problems if update.writes == "model" else 0))
+    if most == count:
+        return lambda: drawn().timed
+    return lambda: replace(drawn().timed.scaled(most), at_most=True)
+
+
+def _why_unswept(update: Any) -> str:
+    if isinstance(update, HindsightConfig):
+        return OF_CHAINS
+    return OF_PAIRS if isinstance(update, PairsConfig) else OF_SAMPLES
 
 
 def _imitating(prepared: improve.Prepared, problems: Sequence[Problem]) -> tuple[Training, str | None]:
@@ -108,8 +149,8 @@ def _imitating(prepared: improve.Prepared, problems: Sequence[Problem]) -> tuple
     """
     recipe, update = prepared.recipe, prepared.update
     config = recipe.update
-    assert isinstance(config, RFTConfig)
-    assert isinstance(update, RFT)
+    assert isinstance(config, RFTConfig | ILFConfig)
+    assert isinstance(update, RFT | ILF)
     sampled = sample_rows(prepared.base, prepared.trial, problems[:TRIAL_PROBLEMS])
     rows = update.labelled or tuple(sampled)
 
@@ -132,13 +173,16 @@ def _rehearsing(prepared: improve.Prepared, problems: Sequence[Problem], drawn: 
     """Rounds on made-up rollouts: of one step's problems, or of as many as a batch of pairs takes."""
     recipe, base = prepared.recipe, prepared.base
     config = recipe.update
+    assert not isinstance(config, ReflexionConfig)
     count = config.problems_per_step if isinstance(config, OnlineConfig) else config.batch_size
 
     def update(steps: int) -> Update:
-        if isinstance(prepared.update, Pairs):
-            shorter = prepared.update.config.model_copy(update={"steps": steps})
-            return replace(prepared.update, config=shorter)
-        return prepared.update
+        own = prepared.update
+        if isinstance(own, Pairs):
+            return replace(own, config=own.config.model_copy(update={"steps": steps}))
+        if isinstance(own, Hindsight):
+            return replace(own, config=own.config.model_copy(update={"steps": steps}))
+        return own
 
     def ordinary() -> Scored | None:
         found = drawn()
@@ -167,6 +211,10 @@ def _evaluations(parts: Parts, base: Policy) -> Mapping[str, Callable[[], Timed]
     """How each held-out split is measured: by the likelihood of its completions, or by greedy samples."""
     recipe, streams, runtime = parts.recipe, parts.streams, parts.runtime
     greedy = replace(sampling_of(recipe), temperature=0.0, top_k=0, top_p=1.0)
+    each, drawing = 1, greedy
+    if isinstance(recipe, ImproveRecipe) and getattr(parts.feedback, "compares", False):
+        # A problem's samples are set beside each other, held-out ones too.
+        each, drawing = recipe.samples, sampling_of(recipe)
     found: dict[str, Callable[[], Timed]] = {}
     for split, problems in streams.held_out.items():
         if recipe.gate.metric == "likelihood":
@@ -174,5 +222,5 @@ def _evaluations(parts: Parts, base: Policy) -> Mapping[str, Callable[[], Timed]
             found[split] = partial(time_likelihood, base, problems, completions, runtime)
         else:
             unit = recipe.runtime.generate_batch
-            found[split] = partial(time_samples, base, problems, 1, greedy, runtime, unit)
+            found[split] = partial(time_samples, base, problems, each, drawing, runtime, unit)
     return found

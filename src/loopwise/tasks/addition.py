@@ -30,9 +30,10 @@ def addition(digits: int = DIGITS) -> ProblemSource:
 
 
 def make(first: int, second: int, digits: int = DIGITS) -> Problem:
-    """The problem ``first + second``; column ``answer`` holds the truth."""
-    prompt = f"{_reversed(first, digits)}+{_reversed(second, digits)}="
-    return Problem(f"add-{first}-{second}", prompt, {"answer": _reversed(first + second, digits + 1)})
+    """The problem ``first + second``; column ``answer`` holds the truth, ``mirrored`` the prompt ``second + first``."""
+    one, other = _reversed(first, digits), _reversed(second, digits)
+    columns = {"answer": _reversed(first + second, digits + 1), "mirrored": f"{other}+{one}="}
+    return Problem(f"add-{first}-{second}", f"{one}+{other}=", columns)
 
 
 def operands(problem: Problem) -> str:

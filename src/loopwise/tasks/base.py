@@ -41,7 +41,8 @@ class Task:
 
     ``levels`` are the sources of its difficulties by name, the easiest first; most tasks have one, without a name.
     ``reference_columns`` hold the truth, ``completion_column`` a completion to learn. Two problems with the same
-    ``key`` are the same one.
+    ``key`` are the same one. ``rows`` are what is learned of a labelled problem, where that is more than its answer;
+    they keep its key.
     """
 
     levels: Mapping[str, ProblemSource]
@@ -49,6 +50,7 @@ class Task:
     completion_column: str = "answer"
     key: Callable[[Problem], str] = problem_key
     rewards: tuple[RewardConfig, ...] = (RewardConfig(use="exact_match"),)
+    rows: Callable[[Problem], Sequence[Problem]] = lambda problem: (problem,)
 
     def problems(self, key: int, level: str | None = None) -> Iterator[Problem]:
         """The problems of one level, or of all levels mixed evenly: a pure function of ``key`` and ``level``.

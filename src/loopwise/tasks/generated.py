@@ -52,7 +52,7 @@ def generated_streams(data: DataConfig, seed: int) -> Streams:
     return Streams(
         draw=lambda round, count: exactly(f"train-{round}", count, taken),
         held_out={stream: problems for stream, problems in held_out.items() if problems},
-        labelled=exactly("labelled", int(data.labelled or 0), taken),
+        labelled=[row for problem in exactly("labelled", int(data.labelled or 0), taken) for row in task.rows(problem)],
         completion_column=task.completion_column,
         reference_columns=tuple(dict.fromkeys((*task.reference_columns, *data.reference_columns))),
         train_count=None,

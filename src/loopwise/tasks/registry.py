@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,8 @@ from loopwise.tasks.addition import addition, operands
 from loopwise.tasks.base import ProblemSource, Task
 from loopwise.tasks.gym import PREFIX, gym_task
 from loopwise.tasks.options import built, level_options
+from loopwise.tasks.revision import operands as revised_operands
+from loopwise.tasks.revision import revision, rows_of
 from loopwise.tasks.sorting import sorted_letters, sorting
 from loopwise.types import Problem
 
@@ -21,8 +24,14 @@ def _built_in(name: str, build: Callable[..., ProblemSource], key: Callable[[Pro
     return Task({level: built(name, build, own) for level, own in level_options(options).items()}, key=key)
 
 
+def _revision(options: Options) -> Task:
+    drafts = {"drafts": options["drafts"]} if "drafts" in options else {}
+    return replace(_built_in("revision", revision, revised_operands, options), rows=partial(rows_of, **drafts))
+
+
 TASKS: dict[str, Callable[[Options], Task]] = {
     "addition": partial(_built_in, "addition", addition, operands),
+    "revision": _revision,
     "sorting": partial(_built_in, "sorting", sorting, sorted_letters),
 }
 

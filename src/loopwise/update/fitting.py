@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from loopwise.judge_blocks import JudgingConfig, MaskedConfig
 from loopwise.methods import PairsConfig, PretrainConfig, SFTConfig
 from loopwise.models.logps import TokenRow, token_logps
 from loopwise.models.policy import Policy
@@ -68,7 +69,7 @@ def train_round(
     policy: Policy,
     state: Any,
     context: Context,
-    config: SFTConfig | PretrainConfig | PairsConfig,
+    config: SFTConfig | PretrainConfig | PairsConfig | JudgingConfig | MaskedConfig,
     rounds: int,
     batch: Callable[[int, int], Batch[Any]],
 ) -> Updated:

@@ -15,7 +15,7 @@ import numpy as np
 
 from loopwise.data.batches import batch_indices
 from loopwise.errors import ConfigError, DataError
-from loopwise.methods import RRHFConfig, SFTConfig, SPINConfig, reference_of
+from loopwise.methods import PairsConfig, RRHFConfig, SFTConfig, SPINConfig, reference_of
 from loopwise.models.chat import end_of_turn_id
 from loopwise.models.policy import Policy
 from loopwise.runtime import seed_key
@@ -120,7 +120,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Pick:
+class Pick:
     """Samples of one problem (positions in the rollout), the best first."""
 
     places: tuple[int, ...]
@@ -129,21 +129,8 @@ class _Pick:
 
 
 def compare(policy: Policy, scored: Scored, config: ComparingConfig) -> Found:
-    """The pairs of a rollout, or for RRHF its problems with all their samples.
-
-    Pairs differ in their completions, and by more than ``config.pairs.least_gap`` in total reward; samples that could
-    not be judged are in none. Where a pairwise judge compared a problem's samples, its word is taken instead.
-    """
-    preferred: dict[int, list[_Pick]] = {}
-    for pair in scored.feedback.preferences:
-        chosen, rejected = scored.samples[pair.chosen], scored.samples[pair.rejected]
-        own = preferred.setdefault(chosen.group, [])
-        if _content(chosen) != _content(rejected):
-            own.append(_Pick((pair.chosen, pair.rejected), weight=pair.weight))
-    picks: list[_Pick] = []
-    for group, (_, members) in enumerate(scored.groups()):
-        ranks = isinstance(config, RRHFConfig) or group not in preferred
-        picks += _picks(scored, members, config) if ranks else preferred[group]
+    """What ``picked`` compares of a rollout, as rows to read."""
+    picks = picked(scored, config)
     places = list(dict.fromkeys(place for pick in picks for place in pick.places))
     samples = [scored.samples[place] for place in places]
     encoded = sample_rows(policy, samples, [scored.problems[sample.group] for sample in samples])
@@ -151,6 +138,25 @@ def compare(policy: Policy, scored: Scored, config: ComparingConfig) -> Found:
     comparisons = [Comparison(tuple(rows[n] for n in pick.places), pick.rewards, pick.weight) for pick in picks]
     best = dict.fromkeys(scored.samples[pick.places[0]].id for pick in picks)
     return Found(tuple(comparisons), tuple(best))
+
+
+def picked(scored: Scored, config: PairsConfig) -> list[Pick]:
+    """Which samples of a rollout are compared: pairs, or for RRHF all of a problem's.
+
+    Pairs differ in their completions, and by more than ``config.pairs.least_gap`` in total reward; samples that could
+    not be judged are in none. Where a pairwise judge compared a problem's samples, its word is taken instead.
+    """
+    preferred: dict[int, list[Pick]] = {}
+    for pair in scored.feedback.preferences:
+        chosen, rejected = scored.samples[pair.chosen], scored.samples[pair.rejected]
+        own = preferred.setdefault(chosen.group, [])
+        if _content(chosen) != _content(rejected):
+            own.append(Pick((pair.chosen, pair.rejected), weight=pair.weight))
+    picks: list[Pick] = []
+    for group, (_, members) in enumerate(scored.groups()):
+        ranks = isinstance(config, RRHFConfig) or group not in preferred
+        picks += _picks(scored, members, config) if ranks else preferred[group]
+    return picks
 
 
 def compare_with_gold(
@@ -231,7 +237,7 @@ def _booked(work: Batch[Unit], reference: Reference | None, policy: Policy, cont
     return work
 
 
-def _picks(scored: Scored, members: Sequence[int], config: ComparingConfig) -> list[_Pick]:
+def _picks(scored: Scored, members: Sequence[int], config: PairsConfig) -> list[Pick]:
     """What the rewards of one problem's samples give to compare. Of equal completions the first counts."""
     totals, distinct = scored.feedback.totals, dict[tuple[int, ...] | str, int]()
     for place in members:
@@ -245,10 +251,10 @@ def _picks(scored: Scored, members: Sequence[int], config: ComparingConfig) -> l
     if not ranked or not differ(ranked[0], ranked[-1]):
         return []
     if isinstance(config, RRHFConfig):
-        return [_Pick(tuple(ranked), tuple(float(totals[place]) for place in ranked))]
+        return [Pick(tuple(ranked), tuple(float(totals[place]) for place in ranked))]
     if config.pairs.take == "extremes":
-        return [_Pick((ranked[0], ranked[-1]))]
-    return [_Pick(pair) for pair in combinations(ranked, 2) if differ(*pair)]
+        return [Pick((ranked[0], ranked[-1]))]
+    return [Pick(pair) for pair in combinations(ranked, 2) if differ(*pair)]
 
 
 def _content(sample: Sample) -> tuple[int, ...] | str:

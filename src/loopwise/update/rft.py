@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loopwise.data.batches import mixed_batch
 from loopwise.methods import RFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.types import REWARD_ROUNDING, Completion, Context, Problem, Rollout, Scored, Updated
-from loopwise.update.fitting import Batch, fit, supervised
-from loopwise.update.learner import Learner
+from loopwise.update.imitation import add_rows, learn_pool
 from loopwise.update.rows import Pool, encode_fitting_rows, sample_rows
 
 
@@ -49,52 +47,21 @@ class RFT:
         if self.config.keep == "gold":
             assert self.gold is not None
             gold, _ = encode_fitting_rows(policy, problems, [self.gold(problem) for problem in problems], self.config)
-            kept = _add(pool, gold).count(True)
+            kept = add_rows(pool, gold).count(True)
         elif self.config.keep != "none":
             kept = self._keep(policy, rollout(policy, problems, self.samples), pool, context)
-        new = len(pool) - before
-
-        partial = context.partial
-        start = self.base if self.config.restart and self.base is not None else policy
-        source = partial.policy if partial else start
-        if partial:
-            moments = partial.state["learner"]
-        else:
-            moments = state["learner"] if state and not self.config.restart else None
-        module = source.trainable_module()
-        total = self.config.steps * (1 if self.config.restart else self.rounds)
-        learner = Learner(module, self.config.optimizer, context.runtime, total, moments, round=context.round)
-
-        def snapshot() -> Policy:
-            return policy.with_module(learner.whole(module))
-
-        metrics: dict[str, float] = {"kept": float(kept), "new": float(new), "pool": float(len(pool))}
-        if len(pool) or self.labelled:
-            steps = self.config.steps
-            metrics |= fit(learner, steps, lambda step: self._batch(pool, context, step), context, snapshot)
-        return Updated(snapshot(), {"learner": learner.state(), "pool": pool.state()}, metrics)
+        metrics = {"kept": float(kept), "new": float(len(pool) - before), "pool": float(len(pool))}
+        restart_from = (self.base or policy) if self.config.restart else None
+        updated = learn_pool(policy, state, context, self.config, self.labelled, pool, self.rounds, restart_from)
+        return updated._replace(metrics={**metrics, **updated.metrics})
 
     def _keep(self, policy: Policy, scored: Scored, pool: Pool, context: Context) -> int:
         """Pool what passes; report and count the samples that are in the pool now, which a full prompt's are not."""
         samples = [scored.samples[place] for place in select(scored, self.config)]
         rows = sample_rows(policy, samples, [scored.problems[sample.group] for sample in samples])
-        pooled = _add(pool, rows)
+        pooled = add_rows(pool, rows)
         context.keep([sample.id for sample, is_in in zip(samples, pooled, strict=True) if is_in])
         return pooled.count(True)
-
-    def _batch(self, pool: Pool, context: Context, step: int) -> Batch[Sequence[TokenRow]]:
-        config = self.config
-        is_labelled, places = mixed_batch(
-            len(self.labelled), len(pool), config.labelled_share, config.batch_size, context.seed, context.round, step
-        )
-        pairs = zip(is_labelled.tolist(), places.tolist(), strict=True)
-        rows = [self.labelled[place] if labelled else pool[place] for labelled, place in pairs]
-        return supervised(rows, config.tokens_per_pass)
-
-
-def _add(pool: Pool, rows: Sequence[TokenRow]) -> list[bool]:
-    """Add rows; whether each is in the pool then."""
-    return [pool.add(row) or row in pool for row in rows]
 
 
 def select(scored: Scored, config: RFTConfig) -> list[int]:

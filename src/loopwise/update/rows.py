@@ -46,7 +46,7 @@ def encode_labelled(
     """``encode_fitting_rows``; a DataError too, where there are rows and none is left."""
     rows, encoding = encode_fitting_rows(policy, problems, completions, config, name)
     if problems and not rows:
-        limit = _limit(policy, config)
+        limit = row_limit(policy, config)
         over = f"is over the limit of {limit} tokens or " if limit is not None else ""
         mend = "Fill them in" if limit is None else f"Shorten them, or {_longer(config, limit)}"
         raise DataError(
@@ -69,7 +69,7 @@ def encode_fitting_rows(
     completions, and that is learned. ``name`` is what errors call the rows. Raises DataError naming the first row that
     is too long, and what ``encode_rows`` does.
     """
-    limit = _limit(policy, config)
+    limit = row_limit(policy, config)
     rows: list[TokenRow] = []
     places: list[int] = []
     truncated = 0
@@ -180,8 +180,8 @@ class Pool:
         return Pool(rows, per_prompt)
 
 
-def _limit(policy: Policy, config: SFTConfig) -> int | None:
-    """The most tokens a row may have."""
+def row_limit(policy: Policy, config: SFTConfig) -> int | None:
+    """The most tokens a row may have: ``config.max_length`` or the model's context; None where there is no limit."""
     context = policy.weights.context_length if policy.weights else None
     return min((limit for limit in (config.max_length, context) if limit), default=None)
 

@@ -1,0 +1,174 @@
+"""Feedback that a model gives itself, without labels: votes, agreement, certainty, and the model as judge.
+
+All of it can be gamed by the one that gives it: read docs/itself.md before training on any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loopwise.errors import ConfigError
+from loopwise.evaluate.judging.answers import extractor
+from loopwise.evaluate.parts import Judge
+from loopwise.evaluate.sources import Source, Surroundings
+from loopwise.types import Sampling
+
+if TYPE_CHECKING:
+    from loopwise.evaluate.judging.asked import Asked
+
+OWN = "self"
+MARKS = ("1", "2", "3", "4", "5")
+RUBRIC = (
+    "Mark the answer to the question, from 1 (wrong or useless) to 5 (right and complete). Reply with the number "
+    "alone.\n\nQuestion:\n{prompt}\n\nAnswer:\n{completion}\n\nMark:"
+)
+"""What is the same for all samples of a problem comes first: it is read once for all of them."""
+COMPARISON = (
+    "Which answer to the question is better, A or B? Reply with the letter alone.\n\nQuestion:\n{prompt}\n\n"
+    "Answer A:\n{first}\n\nAnswer B:\n{second}\n\nBetter:"
+)
+PAIRS = 8
+"""Twice each of eight samples: all 28 pairs would take longer than the samples did."""
+
+
+def vote(
+    surroundings: Surroundings,
+    *,
+    extract: str = "text",
+    pattern: str = "",
+    labels: str | Sequence[str] = "ABCD",
+    least_share: float = 0.0,
+) -> Judge:
+    """Majority vote over the samples of a problem; see ``judging.votes``.
+
+    ``extract`` says what of a completion is its answer: text, number, choice (of ``labels``) or regex (``pattern``).
+    A problem whose majority has less than ``least_share`` of the samples is masked. Raises ConfigError.
+    """
+    from loopwise.evaluate.judging.votes import Vote
+
+    if isinstance(least_share, bool) or not isinstance(least_share, int | float) or not 0 <= least_share <= 1:
+        raise _wrong("vote", "least_share", "a share from 0 to 1", least_share)
+    return Vote(extractor("vote", extract, pattern, labels), float(least_share))
+
+
+def agreement(
+    surroundings: Surroundings,
+    *,
+    column: str = "mirrored",
+    variants: str = "",
+    extract: str = "text",
+    pattern: str = "",
+    labels: str | Sequence[str] = "ABCD",
+    max_tokens: int = 64,
+) -> Judge:
+    """Agreement with the policy's greedy answers to equivalent prompts; see ``judging.agreement``.
+
+    The prompts are in ``column`` (one, or a list), or what ``variants``, a ``path/to/file.py:function`` of the prompt,
+    returns. Their answers have at most ``max_tokens``. ``extract`` as in ``vote``. Raises ConfigError.
+    """
+    from loopwise.evaluate.judging.agreement import Agreement, from_function, in_column
+    from loopwise.user_code import load_function
+
+    if surroundings.generator is None:
+        raise ConfigError('source "agreement": it asks the policy for more answers, and nothing here generates any.')
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+        raise _wrong("agreement", "max_tokens", "a whole number above 0", max_tokens)
+    if variants:
+        file, _, name = variants.rpartition(":")
+        function = load_function(f"{surroundings.folder / file}:{name}", 'source "agreement", option "variants"')
+    return Agreement(
+        answer=extractor("agreement", extract, pattern, labels),
+        variants=from_function(function) if variants else in_column(column),
+        generator=surroundings.generator,
+        sampling=Sampling(max_tokens=max_tokens, temperature=0.0),
+        seed=surroundings.seed,
+    )
+
+
+def self_certainty(surroundings: Surroundings) -> Judge:
+    """How far from indifferent the policy was while it wrote, in nats; see ``judging.certainty``."""
+    from loopwise.evaluate.judging.certainty import SelfCertainty
+
+    return SelfCertainty()
+
+
+def judge(
+    surroundings: Surroundings, *, rubric: str = RUBRIC, scores: Sequence[str] = MARKS, model: str = OWN
+) -> Judge:
+    """The expected mark under a rubric, scaled to 0-1; see ``judging.rubric``.
+
+    ``rubric`` has {prompt} and {completion}; ``scores`` are one-token words from the worst to the best; ``model`` is
+    the policy itself (``self``) or a folder with another, which stays as it is. Raises ConfigError.
+    """
+    _check_template("judge", "rubric", rubric, ("prompt", "completion"))
+    if not _words(scores) or len(scores) < 2:
+        raise _wrong("judge", "scores", "two or more different words in quotes, from the worst to the best", scores)
+    from loopwise.evaluate.judging.rubric import Rubric
+
+    return Rubric(_asked("judge", surroundings, model), rubric, tuple(scores))
+
+
+def compare(
+    surroundings: Surroundings,
+    *,
+    template: str = COMPARISON,
+    letters: Sequence[str] = ("A", "B"),
+    pairs: int = PAIRS,
+    model: str = OWN,
+) -> Judge:
+    """The share of comparisons won against the other samples of a problem; see ``judging.duels``.
+
+    ``template`` has {prompt}, {first} and {second}, and is to be answered with one of ``letters``, words of one token;
+    ``pairs`` are made of a problem at most (0: all); ``model`` as in ``judge``. Raises ConfigError.
+    """
+    _check_template("compare", "template", template, ("prompt", "first", "second"))
+    if not _words(letters) or len(letters) != 2:
+        raise _wrong("compare", "letters", "two different words in quotes", letters)
+    if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 0:
+        raise _wrong("compare", "pairs", "a whole number, 0 for all", pairs)
+    from loopwise.evaluate.judging.duels import Duels
+
+    return Duels(_asked("compare", surroundings, model), template, tuple(letters), pairs, surroundings.seed)
+
+
+def _words(values: object) -> bool:
+    """Whether these are different words."""
+    listed = isinstance(values, list | tuple) and all(isinstance(one, str) and one.strip() for one in values)
+    return listed and len(set(values)) == len(values)  # type: ignore[arg-type]  # listed says that it is a list
+
+
+def _asked(source: str, surroundings: Surroundings, model: str) -> Asked:
+    if surroundings.runtime is None:
+        raise ConfigError(f'source "{source}": it reads a model\'s probabilities, and nothing here runs a model.')
+    folder: Path | None = None
+    if model != OWN:
+        folder = surroundings.folder / model
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f'source "{source}": option "model": {folder} is no model folder (config.json is missing). '
+                f'Mend the path, or write "{OWN}" for the policy itself.'
+            )
+    from loopwise.evaluate.judging.asked import Asked
+
+    return Asked(source, surroundings.runtime, folder)
+
+
+def _check_template(source: str, option: str, template: object, fields: Sequence[str]) -> None:
+    missing = [name for name in fields if not isinstance(template, str) or "{" + name + "}" not in template]
+    if missing:
+        raise ConfigError(f'source "{source}": option "{option}" has no {{{missing[0]}}}. Say where it goes.')
+
+
+def _wrong(source: str, option: str, expected: str, found: object) -> ConfigError:
+    return ConfigError(f'source "{source}": option "{option}" must be {expected}, found {found!r}.')
+
+
+SOURCES: tuple[Source, ...] = (
+    Source("vote", vote, compares=True),
+    Source("agreement", agreement, asks_policy=True),
+    Source("self_certainty", self_certainty),
+    Source("judge", judge, asks_policy=True),
+    Source("compare", compare, compares=True, asks_policy=True),
+)

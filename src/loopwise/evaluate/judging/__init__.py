@@ -1,0 +1,1 @@
+"""What a model's own samples and judgements say of its answers."""

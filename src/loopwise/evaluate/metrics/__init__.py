@@ -1,0 +1,1 @@
+"""Metrics of text: each a reward of one sample, and figures of a whole set."""

@@ -1,0 +1,101 @@
+"""What rules share: the text of a completion, what a reference column holds, and rewards made of both.
+
+Imported by the worker too, which must start fast: standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from loopwise.errors import ConfigError
+from loopwise.evaluate.contract import FIXED_ARGUMENTS, missing_column
+
+Rewards = list[float | None]
+RewardFunction = Callable[..., Rewards]
+Figures = Mapping[str, Any]
+"""Figures of a set of completions by name: numbers, and what JSON can hold besides (a signature, a table)."""
+
+
+class Report(Protocol):
+    """Figures of S completions; ``columns`` maps each column to its S values. None where none can be judged."""
+
+    def __call__(self, completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Figures | None: ...
+
+
+@dataclass(frozen=True)
+class MetricReward:
+    """A reward in TRL's signature that also has ``report``: figures which are no mean of single rewards."""
+
+    reward: RewardFunction
+    report: Report
+
+    @property
+    def __name__(self) -> str:
+        return str(getattr(self.reward, "__name__", "metric"))
+
+    def __call__(self, completions: Sequence[Any], **columns: Sequence[Any]) -> Rewards:
+        return self.reward(completions=completions, **columns)
+
+
+def completion_text(completion: Any) -> str:
+    """The text of a completion: itself, or the content of the last message."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+
+def reference_texts(reference: Any) -> list[str]:
+    """The texts that a reference column's value holds: one, or a list of equally good ones; None: no text."""
+    if reference is None:
+        return []
+    if not isinstance(reference, list | tuple):
+        return [str(reference)]
+    if reference and isinstance(reference[0], Mapping):
+        return [completion_text(reference)]
+    return [str(text) for text in reference if text is not None]
+
+
+def against(name: str, column: str, judge: Callable[[str, Any], float | None]) -> RewardFunction:
+    """The reward ``judge(completion, reference)`` of each completion and its value in ``column``."""
+
+    def reward(completions: Sequence[Any], **columns: Sequence[Any]) -> Rewards:
+        found = column_values(column, columns)
+        return [judge(completion_text(c), r) for c, r in zip(completions, found, strict=True)]
+
+    return named(reward, name)
+
+
+def alone(name: str, judge: Callable[[str], float | None]) -> RewardFunction:
+    """The reward ``judge(completion)`` of each completion."""
+
+    def reward(completions: Sequence[Any], **_: Sequence[Any]) -> Rewards:
+        return [judge(completion_text(completion)) for completion in completions]
+
+    return named(reward, name)
+
+
+def column_values(column: str, columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+    """The values of a column. Raises CallError naming those there are where it is none of them."""
+    if column not in columns:
+        raise missing_column(column, {key: values for key, values in columns.items() if key not in FIXED_ARGUMENTS})
+    return columns[column]
+
+
+def named(reward: RewardFunction, name: str) -> RewardFunction:
+    """The same function under a name of its own."""
+    reward.__name__ = name
+    return reward
+
+
+def require(whose: str, kind: type, /, **options: Any) -> None:
+    """Raise ConfigError where an option is no text (``str``), no true or false (``bool``) or no whole number."""
+    for option, value in options.items():
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            expected = {str: "text", bool: "true or false", int: "a whole number"}[kind]
+            raise ConfigError(f'{whose}: option "{option}" must be {expected}, found {value!r}.')
+
+
+def require_one_of(whose: str, option: str, value: Any, known: Sequence[str]) -> None:
+    """Raise ConfigError where an option is none of the known words."""
+    if value not in known:
+        raise ConfigError(f'{whose}: option "{option}" must be one of {", ".join(known)}, found {value!r}.')

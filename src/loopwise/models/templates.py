@@ -1,0 +1,19 @@
+"""Templates of what a model is shown, as ``{prompt}{draft}``: named places and the text that takes them."""
+
+from __future__ import annotations
+
+import re
+
+
+def fill(template: str, **values: str) -> str:
+    """The template with each ``{name}`` that is among ``values`` replaced by its text; all other braces stay.
+
+    Nothing is looked for inside the values, so that a draft may spell ``{critique}``.
+
+    >>> fill("{prompt}{draft} {as it is}", prompt="1+1=", draft="{prompt}")
+    '1+1={prompt} {as it is}'
+    """
+    if not values:
+        return template
+    names = "|".join(map(re.escape, values))
+    return re.sub("{(" + names + ")}", lambda found: values[found[1]], template)

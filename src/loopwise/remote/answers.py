@@ -1,0 +1,39 @@
+"""Reading a server's answer: whether it is a chat completion, what it says, what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from loopwise.remote.failures import BadAnswerError
+from loopwise.remote.ledger import Entry
+
+BYTES_A_TOKEN = 3
+"""For servers that do not count: few enough to err on the dear side, in English as in Chinese."""
+
+
+def checked(answer: Any) -> dict[str, Any]:
+    """The answer, where it is a chat completion. Raises BadAnswerError."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    # A refusal, or reasoning that took all tokens, has no content; it was paid for all the same.
+    if not isinstance(message, dict) or not isinstance(message.get("content", ""), str | None):
+        raise BadAnswerError(f"its answer is no chat completion: {str(answer)[:200]}")
+    return dict(answer)
+
+
+def entry_of(answer: Mapping[str, Any], body: Mapping[str, Any], key: str, endpoint: str, place: str) -> Entry:
+    """What to keep of a checked answer. Where the server does not count, tokens are estimated from bytes."""
+    choice = answer["choices"][0]
+    text = choice["message"].get("content") or ""
+    usage = answer.get("usage")
+    counted = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+    counts = [count for count in counted if type(count) is int and count >= 0]
+    estimated = len(counts) != 2
+    if estimated:
+        said = "".join(message["content"] for message in body["messages"])
+        counts = [math.ceil(len(one.encode("utf-8", "replace")) / BYTES_A_TOKEN) for one in (said, text)]
+    finish_reason = str(choice.get("finish_reason") or "stop")
+    return Entry(key, endpoint, place, text, finish_reason, counts[0], counts[1], estimated)

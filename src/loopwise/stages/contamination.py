@@ -1,0 +1,180 @@
+"""What a model was trained on, as far as the journals of its runs tell, and which prompts it has met there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loopwise.config import ImproveRecipe, PretrainRecipe, TuneRecipe, parse_recipe
+from loopwise.data.corpus import open_corpus
+from loopwise.data.streams import problem_key
+from loopwise.errors import LoopwiseError
+from loopwise.evaluate.overlap import Overlap, Seen, counts, find_overlaps, text_of
+from loopwise.runs.journal import Journal
+from loopwise.runs.rows import RunRow
+from loopwise.stages.controls import run_id as control_run
+from loopwise.stages.generation import MODEL
+from loopwise.tasks.streams import open_streams
+from loopwise.types import Problem
+from loopwise.workspace import JOURNAL
+
+RECIPES: dict[str, Any] = {"pretrain": PretrainRecipe, "tune": TuneRecipe, "improve": ImproveRecipe}
+DEMO = "demo"
+EXAMPLES = 5
+PIECE = 2**20
+"""Characters of plain text that are looked through at once."""
+Key = Callable[[Problem], str]
+
+
+@dataclass
+class Training:
+    """What a model was trained on: ``sources`` with how many prompts or documents each, and what is ``unknown``.
+
+    ``known``: there is a run to tell of it at all.
+    """
+
+    known: bool = False
+    seen: list[Seen] = field(default_factory=list)
+    sources: Counter[str] = field(default_factory=Counter)
+    unknown: list[str] = field(default_factory=list)
+
+    def add(self, source: str, problems: Sequence[Problem], task: tuple[str, Key] | None) -> None:
+        """Take in prompts of problems; those of a ``task`` have its own key besides."""
+        for problem in problems:
+            place = problem.place or source
+            self.seen.append(Seen(place, text_of(problem.prompt), keys_of(problem, task)))
+        if problems:
+            self.sources[source] += len(problems)
+
+
+def keys_of(problem: Problem, task: tuple[str, Key] | None) -> frozenset[str]:
+    """What makes two problems the same one: the prompt, and where a task knows better, its own key as well."""
+    own = {problem_key(problem)}
+    if task is not None:
+        own.add(f"{task[0]} {task[1](problem)}")
+    return frozenset(own)
+
+
+def training_of(model: str) -> Training:
+    """What the model in a folder (a run's, or the model inside one) was trained on, in its run and those before it.
+
+    Prompts are those that rollouts of training drew, labelled rows, and plain text where its files are still there.
+    """
+    training = Training()
+    path: str | None = model
+    visited: set[Path] = set()
+    while path is not None:
+        folder = _run_folder(Path(path))
+        if folder is None:
+            training.unknown.append(f"{path}: no run of loopwise, so nobody knows what it was trained on")
+            return training
+        if folder.resolve() in visited:
+            return training
+        visited.add(folder.resolve())
+        training.known = True
+        path = _read_run(training, folder)
+    return training
+
+
+def contamination(
+    model: str, training: Training, problems: Sequence[Problem], task: tuple[str, Key] | None
+) -> tuple[dict[str, Any], dict[int, Overlap]]:
+    """How many of ``problems`` [P] the model has met in training, with examples; and all of them by their places."""
+    if not training.known:
+        return {"model": model, "known": False, "problems": len(problems)}, {}
+    texts = [text_of(problem.prompt) for problem in problems]
+    found = find_overlaps(texts, [keys_of(problem, task) for problem in problems], training.seen)
+    examples = [{"prompt": texts[place][:200], **asdict(overlap)} for place, overlap in list(found.items())[:EXAMPLES]]
+    summary = {"model": model, "known": True, "problems": len(problems), "met": len(found), **counts(found)}
+    return {**summary, "examples": examples}, found
+
+
+def _run_folder(path: Path) -> Path | None:
+    """The folder of the run that ended with this model; None where there is no journal."""
+    if (path / JOURNAL).is_file():
+        return path
+    return path.parent if path.name == MODEL and (path.parent / JOURNAL).is_file() else None
+
+
+def _read_run(training: Training, folder: Path) -> str | None:
+    """Take in what the runs of a folder trained on; where their model came from, None where it was made there."""
+    with closing(Journal.open(folder / JOURNAL, read_only=True)) as journal:
+        runs = journal.runs()
+        controls = {control_run(name) for name in ("labelled", "unfiltered", "gold")}
+        own = [run for run in runs if run.kind in RECIPES and run.run_id not in controls]
+        for run in own:
+            try:
+                _take_in(training, folder, journal, run)
+            except (LoopwiseError, OSError) as error:
+                training.unknown.append(f"{folder}, {run.run_id}: its data cannot be read any more ({error})")
+    # The demo hands its first run's model to the second, whatever the recipe of that says.
+    first = own[:1] if any(run.kind == DEMO for run in runs) else own[-1:]
+    origin = first[0].config.get("model", {}).get("path") if first else None
+    return None if origin is None else str(origin)
+
+
+def _take_in(training: Training, folder: Path, journal: Journal, run: RunRow) -> None:
+    if run.kind == "pretrain":
+        _take_in_text(training, folder, run)
+        return
+    task = _task(run)
+    drawn = list(_drawn(journal, run))
+    training.add(f"{folder}, {run.run_id}: problems drawn in training", drawn, task)
+    supervised = run.kind == "tune"
+    if not (supervised or run.config["data"].get("labelled") or not drawn):
+        return
+    recipe = parse_recipe(RECIPES[run.kind], run.config, str(folder))
+    streams = open_streams(recipe.data, recipe.seed, supervised=supervised)
+    for name, content in streams.fingerprint.items():
+        if run.fingerprint.get(name, content) != content:
+            training.unknown.append(f"{folder}, {run.run_id}: the file of {name} has changed since")
+    training.add(f"{folder}, {run.run_id}: labelled rows", streams.labelled, task)
+    if recipe.data.augment:
+        training.unknown.append(f"{folder}, {run.run_id}: rows were changed by {recipe.data.augment}")
+    if not (supervised or drawn):  # an update that takes gold answers draws no samples
+        for row in journal.rounds(run.run_id):
+            if row.round > 0:
+                problems = streams.draw(row.round, recipe.problems)
+                training.add(f"{folder}, {run.run_id}: problems drawn in training", problems, task)
+
+
+def _drawn(journal: Journal, run: RunRow) -> Iterator[Problem]:
+    """The problems that samples of training were drawn and judged for."""
+    rounds = max((row.round for row in journal.rounds(run.run_id)), default=0)
+    # Past the last committed round: a round that was cut short may have left its mark in a checkpoint.
+    yield from journal.problems(run.run_id, list(journal.pass_rates(run.run_id, rounds + 2, 0.0))).values()
+
+
+def _take_in_text(training: Training, folder: Path, run: RunRow) -> None:
+    recipe = parse_recipe(PretrainRecipe, run.config, str(folder))
+    corpus = open_corpus(recipe.data, recipe.seed)
+    for name, content in corpus.fingerprint.items():
+        if run.fingerprint.get(name, content) != content:
+            training.unknown.append(f"{folder}, {run.run_id}: {name} has changed since")
+    for source in corpus.sources:
+        for document in source.documents:
+            training.seen.extend(Seen(document.place, piece) for piece in _pieces(document.text))
+        training.sources[f"{folder}, {run.run_id}: text of {source.name}"] += len(source.documents)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text in pieces of whole lines."""
+    first = 0
+    while len(text) - first > PIECE:
+        last = text.rfind("\n", first, first + PIECE) + 1 or first + PIECE
+        yield text[first:last]
+        first = last
+    yield text[first:]
+
+
+def _task(run: RunRow) -> tuple[str, Key] | None:
+    data = run.config["data"]
+    if data.get("task") is None:
+        return None
+    from loopwise.tasks.registry import find_task
+
+    return str(data["task"]), find_task(str(data["task"]), data.get("task_options")).key

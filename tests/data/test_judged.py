@@ -1,0 +1,97 @@
+"""Rows with judgements: told by their columns, deduplicated, split without overlap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.judging import labelled, preferred, write_rows
+
+from loopwise.data.judged import open_examples
+from loopwise.errors import ConfigError, DataError, OverlapError
+from loopwise.judge_blocks import JudgeDataConfig
+
+
+def config(path: Path, **changes: Any) -> JudgeDataConfig:
+    return JudgeDataConfig.model_validate({"train": str(path), **changes})
+
+
+def test_no_text_stands_in_two_splits(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", labelled(400))
+    found = open_examples(config(path, dev=0.25, test=0.25), 0)
+    keys = [{one.key for one in part} for part in (found.train, found.held_out["dev"], found.held_out["test"])]
+    assert sum(map(len, keys)) == 400
+    assert len(set.union(*keys)) == 400
+    assert [len(part) for part in keys[1:]] == pytest.approx([100, 100], abs=30)
+    again = open_examples(config(path, dev=0.25, test=0.25), 0)
+    other = open_examples(config(path, dev=0.25, test=0.25), 1)
+    assert again.train == found.train
+    assert other.train != found.train
+
+
+def test_rows_of_one_prompt_stay_together(tmp_path: Path) -> None:
+    rows = [{**row, "prompt": "the one", "chosen": f" {n}"} for n, row in enumerate(preferred(30))] + preferred(30)
+    found = open_examples(config(write_rows(tmp_path / "rows.jsonl", rows), dev=0.3, test=0), 0)
+    ours = [sum(one.readings[0][0] == "the one" for one in part) for part in (found.train, found.held_out["dev"])]
+    assert sorted(ours) == [0, 30]
+
+
+def test_repeats_and_contradictions_are_counted(tmp_path: Path) -> None:
+    one, other = labelled(2)
+    rows = [one, other, {**one, "text": f"  {one['text']} "}, {**one, "label": "calm"}, *labelled(30)[2:]]
+    found = open_examples(config(write_rows(tmp_path / "rows.jsonl", rows)), 0)
+    assert found.counts["dropped/repeated"] == 1
+    assert found.counts["dropped/contradicting"] == 1
+
+
+def test_a_pair_turned_round_contradicts(tmp_path: Path) -> None:
+    pair = preferred(1)[0]
+    turned = {**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]}
+    rows = [pair, dict(pair), turned, *preferred(60)[1:]]
+    found = open_examples(config(write_rows(tmp_path / "rows.jsonl", rows)), 0)
+    assert (found.counts["dropped/repeated"], found.counts["dropped/contradicting"]) == (1, 1)
+
+
+def test_margins_are_read(tmp_path: Path) -> None:
+    rows = [{**row, "better": 0.5} for row in preferred(10)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    found = open_examples(config(path, margin_column="better", dev=0, test=0), 0)
+    assert {one.margin for one in found.train} == {0.5}
+    assert found.train[0].readings == (("say red 0", " red!"), ("say red 0", " red?"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "error", "words"),
+    [
+        ([{"a": "b"}], {}, DataError, "fit no format"),
+        ([{"text": "x", "label": "a"}], {}, DataError, 'every row has the label "a"'),
+        ([{"text": "x", "label": "a"}, {"text": 3, "label": "b"}], {}, DataError, "expected text, found number 3"),
+        ([{"text": "x", "label": "a"}, {"text": "y", "label": None}], {}, DataError, 'line 2, column "label"'),
+        (labelled(4), {"format": "labels", "text_column": "txt"}, DataError, 'Did you mean "text"'),
+        ([{"prompt": "p", "chosen": "a", "rejected": "a"}], {}, DataError, "are the same"),
+        (preferred(4), {"margin_column": "prompt"}, DataError, "expected a number"),
+        (labelled(4), {"reads": "both"}, ConfigError, "data.prompt_column"),
+        (labelled(4), {"margin_column": "m"}, ConfigError, "does nothing with labels rows"),
+        (preferred(4), {"text_column": "prompt"}, ConfigError, "does nothing with preference rows"),
+        (preferred(4), {"reads": "prompt"}, ConfigError, "have the same prompt"),
+    ],
+)
+def test_rows_that_cannot_be_learned_are_named(
+    tmp_path: Path, rows: list[dict[str, Any]], changes: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        open_examples(config(write_rows(tmp_path / "rows.jsonl", rows), **changes), 0)
+
+
+def test_held_out_files_must_not_repeat_what_is_learned(tmp_path: Path) -> None:
+    rows = labelled(20)
+    train = write_rows(tmp_path / "train.jsonl", rows[:15])
+    good, bad = write_rows(tmp_path / "good.jsonl", rows[15:]), write_rows(tmp_path / "bad.jsonl", rows[10:])
+    found = open_examples(config(train, dev=str(good), test=0), 0)
+    assert (len(found.train), len(found.held_out["dev"])) == (15, 5)
+    with pytest.raises(OverlapError, match="stands in train too"):
+        open_examples(config(train, dev=str(bad), test=0), 0)
+    new = write_rows(tmp_path / "new.jsonl", [{"text": "x", "label": "louder"}])
+    with pytest.raises(DataError, match='no training row has the label "louder"'):
+        open_examples(config(train, dev=str(new), test=0), 0)

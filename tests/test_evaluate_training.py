@@ -1,0 +1,179 @@
+"""What ``loopwise evaluate`` knows of a model's training: prompts met there, and the figures without them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.bad_inputs import lines
+from tests.command_line import loopwise, strict
+
+from loopwise.evaluate.stats import wilson
+from loopwise.stages.contamination import training_of
+
+TRAIN = [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a in range(6) for b in range(6)]
+FRESH = [{"prompt": f"{a}+{b}="} for a in (7, 8) for b in range(6)]
+TUNE = """\
+model: {path: MODEL}
+data: {train: train.jsonl, dev: 0, test: 0}
+update: {steps: 1, batch_size: 2}
+runtime: {threads: 1}
+"""
+IMPROVE = """\
+model: model
+data: {train: rows.jsonl, dev: 4, test: 4}
+rewards: ["mine.py:even"]
+rounds: 1
+problems: 4
+samples: 2
+sampling: {max_tokens: 3}
+update: {method: rft, steps: 1, batch_size: 2, threshold: -1}
+runtime: {threads: 1}
+"""
+PRETRAIN = """\
+model: model
+data: {train: corpus.jsonl, dev: 0}
+update: {steps: 1, batch_size: 1, window: 8}
+rounds: 1
+prompts: []
+runtime: {threads: 1}
+"""
+REWARDS = """\
+def even(prompts, **columns):
+    return [float(int(prompt.strip()[0]) % 2 == 0) for prompt in prompts]
+"""
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, no_report: None) -> Path:
+    """A working folder with a model and rows to train on."""
+    (tmp_path / "model").symlink_to(model)
+    (tmp_path / "train.jsonl").write_text(lines(*TRAIN))
+    (tmp_path / "mine.py").write_text(REWARDS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    return tmp_path
+
+
+def tune(model: str, out: str, train: str = "train.jsonl") -> None:
+    Path("tune.yaml").write_text(TUNE.replace("MODEL", model))
+    loopwise("tune", "tune.yaml", f"data.train={train}", "--out", out)
+
+
+def evaluated(model: str, *rows: dict[str, str], more: tuple[str, ...] = ()) -> dict[str, Any]:
+    Path("asked.jsonl").write_text(lines(*rows))
+    flags = ("--data", "asked.jsonl", "--reward", "mine.py:even", "--max-tokens", 3, "--json", *more)
+    found: dict[str, Any] = strict(loopwise("evaluate", model, *flags).stdout)
+    return found
+
+
+def test_known_overlaps_are_found_and_left_out(workshop: Path) -> None:
+    tune("model", "run")
+    met = [{"prompt": " 0+1= "}, {"prompt": "１+1="}, {"prompt": "2+5="}]  # white space and wide digits aside
+    found = evaluated("run", *met, *FRESH)
+    [result] = found["results"]
+    [summary] = result["contamination"]
+    assert {name: summary[name] for name in ("known", "problems", "met", "exact", "wording")} == {
+        "known": True,
+        "problems": 15,
+        "met": 3,
+        "exact": 3,
+        "wording": 0,
+    }
+    assert summary["examples"][0]["source"].endswith("train.jsonl line 2")
+    assert result["figures"]["accuracy"]["value"] == 8 / 15
+    assert result["clean"]["problems"] == 12
+    assert result["clean"]["figures"]["accuracy"] == {"value": 0.5, "ci95": list(wilson(6, 12)), "n": 12}
+    assert found["training"][0]["sources"] == {"run, tune: labelled rows": 36}
+    shown = loopwise("evaluate", "run", "--data", "asked.jsonl", "--reward", "mine.py:even", "--max-tokens", 3).stdout
+    words = "run: 3 of 15 prompts met in training (3 exactly, 0 by wording); without them accuracy 50.0%"
+    assert words in " ".join(shown.split())
+
+
+def test_nothing_met_leaves_nothing_out(workshop: Path) -> None:
+    tune("model", "run")
+    [result] = evaluated("run", *FRESH)["results"]
+    assert result["contamination"][0]["met"] == 0
+    assert "clean" not in result
+
+
+def test_a_model_without_a_run_is_said_to_be_unknown(workshop: Path) -> None:
+    found = evaluated("model", *FRESH)
+    assert found["training"] == [
+        {
+            "model": "model",
+            "known": False,
+            "sources": {},
+            "unknown": ["model: no run of loopwise, so nobody knows what it was trained on"],
+        }
+    ]
+    assert found["results"][0]["contamination"] == [{"model": "model", "known": False, "problems": 12}]
+
+
+def test_the_runs_before_count_too(workshop: Path) -> None:
+    (workshop / "other.jsonl").write_text(lines({"prompt": "7+0=", "completion": "7"}, *TRAIN[:3]))
+    tune("model", "first", "other.jsonl")
+    tune("first/model", "second")
+    for name in ("second", "second/model"):
+        found = evaluated(name, *FRESH)
+        assert found["results"][0]["contamination"][0]["met"] == 1
+        assert list(found["training"][0]["sources"].values()) == [36, 4]
+    assert (
+        training_of("second").unknown[0].endswith("model: no run of loopwise, so nobody knows what it was trained on")
+    )
+
+
+def test_the_baseline_may_have_met_others(workshop: Path) -> None:
+    (workshop / "other.jsonl").write_text(lines({"prompt": "7+0=", "completion": "7"}, *TRAIN[3:]))
+    tune("model", "first", "other.jsonl")
+    tune("model", "second")
+    asked = ({"prompt": "0+1="}, *FRESH)
+    [result] = evaluated("second", *asked, more=("--baseline", "first"))["results"]
+    assert [summary["met"] for summary in result["contamination"]] == [1, 1]
+    assert result["clean"]["problems"] == 11
+    assert result["clean"]["differences"]["accuracy"]["n"] == 11
+    assert result["clean"]["baseline"]["figures"]["accuracy"]["n"] == 11
+
+
+def test_problems_drawn_by_the_loop_count_and_held_out_ones_do_not(workshop: Path) -> None:
+    rows = [{"prompt": row["prompt"]} for row in TRAIN]
+    (workshop / "rows.jsonl").write_text(lines(*rows))
+    (workshop / "improve.yaml").write_text(IMPROVE)
+    loopwise("improve", "improve.yaml", "--out", "run")
+    found = evaluated("run", *rows)
+    assert found["results"][0]["contamination"][0]["met"] == 4
+    assert found["training"][0]["sources"] == {"run, improve: problems drawn in training": 4}
+
+
+def test_text_pretrained_on_is_looked_through_while_it_is_there(workshop: Path) -> None:
+    texts = [{"text": f"{first}+3={first + 3}"} for first in range(8)]
+    (workshop / "corpus.jsonl").write_text(lines(*texts))
+    (workshop / "pretrain.yaml").write_text(PRETRAIN)
+    loopwise("pretrain", "pretrain.yaml", "--out", "run")
+    [summary] = evaluated("run", *FRESH)["results"][0]["contamination"]
+    assert (summary["met"], summary["examples"][0]["prompt"], summary["examples"][0]["seen"]) == (1, "7+3=", "7+3=10")
+    (workshop / "corpus.jsonl").write_text(lines(*texts[1:]))
+    assert any("has changed since" in gap for gap in training_of("run").unknown)
+    (workshop / "corpus.jsonl").unlink()
+    assert any("its data cannot be read any more" in gap for gap in training_of("run").unknown)
+
+
+def test_a_task_knows_its_own_problems(workshop: Path) -> None:
+    (workshop / "tune.yaml").write_text(TUNE.replace("MODEL", "model").replace("train: train.jsonl", "task: addition"))
+    options = [
+        "data.task_options={digits: 1}",
+        "data.labelled=20",
+        "data.dev=4",
+        "data.test=4",
+    ]
+    loopwise("tune", "tune.yaml", *options, "--out", "run")
+    flags = ("--tasks", "addition", "--task-option", "digits=1", "--max-tokens", 3, "--json", "--problems")
+    [own] = strict(loopwise("evaluate", "run", *flags, 4).stdout)["results"]
+    assert own["contamination"][0]["met"] == 0, "its held-out problems"
+    [other] = strict(loopwise("evaluate", "run", *flags, 12, "--seed", 1).stdout)["results"]
+    [summary] = other["contamination"]
+    trained = {frozenset(seen.text.rstrip("=").split("+")) for seen in training_of("run").seen}
+    prompts = {frozenset(one["prompt"].rstrip("=").split("+")) for one in summary["examples"]}
+    assert summary["met"] > 0
+    assert prompts <= trained

@@ -1,0 +1,238 @@
+"""Every source of feedback with every way of learning: two steps on a tiny model, or the reason why not.
+
+``docs/feedback.md`` shows the table; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.docs.documents import ROOT
+from tests.matrix import AT_THE_GATE, NEEDS_WORDS, READS_WORDS, UPDATES, scores, words
+from tests.remote.server import completion, fake_server
+
+from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.errors import ConfigError
+from loopwise.evaluate.programs import python_tests
+from loopwise.evaluate.rules import RULES
+from loopwise.evaluate.sources import Surroundings, sources
+from loopwise.methods import ImproveUpdate
+from loopwise.models.policy import Policy
+from loopwise.rollout import Roller
+from loopwise.runs.journal import Journal
+from loopwise.stages.improve import Prepared, prepare
+from loopwise.stages.updates import build_update
+from loopwise.starting import sampling_of
+from loopwise.types import Context
+
+SCORES, WORDS = scores(Path(), Path(), Path()), words(Path())
+COMPARING = ("compare", "remote_compare")
+UNTRIED = {"reasoning_gym": "its columns are a task's own: tests/tasks/test_gym.py"}
+DIFFERS = {"use": "regex", "options": {"pattern": "^[0-9a-e]"}, "weight": 0.1}
+"""Samples of a tiny model are all wrong alike; this tells some of them from others, so that there is a lesson."""
+NOBODY_READS = "nothing reads what they say"
+ROWS = [
+    {
+        "prompt": f"{n}+1=",
+        "answer": str(n + 1),
+        "completion": str(n + 1),
+        "mirrored": f"1+{n}=",
+        "kind": "yes" if n % 2 else "no",
+        "function": "f",
+        "tests": [{"input": [n], "output": n + 1}],
+    }
+    for n in range(8)
+]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """The folder of a tiny BERT."""
+    import torch
+    from transformers import AutoModel, BertConfig
+
+    folder = tmp_path_factory.mktemp("encoder")
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=48,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a judge that was taught a little."""
+    from loopwise.config import JudgeRecipe
+    from loopwise.stages.judging import train_judge
+
+    folder = tmp_path_factory.mktemp("judge")
+    rows = [{"text": f"{n}", "label": "yes" if n % 2 else "no"} for n in range(60)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    content = {
+        "model": {"create": "bert", "depth": 1, "width": 8, "heads": 1, "context": 16, "tokenizer": "char"},
+        "data": {"train": str(folder / "rows.jsonl"), "dev": 0.2, "test": 0.2},
+        "update": {"steps": 2, "batch_size": 4},
+        "rounds": 1,
+        "runtime": {"device": "cpu", "threads": 1},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loopwise.results.write_report", lambda *_: None)
+        train_judge(parse_recipe(JudgeRecipe, content), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A remote judge with an opinion on everything."""
+    with fake_server() as server:
+        server.reply = lambda asked, number: completion(
+            "verdict: A" if "verdict:" in json.dumps(asked.body) else "No.\nscore: 3"
+        )
+        yield server.url
+
+
+@pytest.fixture
+def recipe_of(model: Path, encoder: Path, trained: Path, server: str, tmp_path: Path) -> Any:
+    """The recipe of a source and an update."""
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    known = scores(model, trained, encoder) | words(model)
+
+    def make(source: str, update: str) -> ImproveRecipe:
+        own = {"method": update, **UPDATES[update], **({"teacher": str(model)} if update == "distill" else {})}
+        if source in WORDS:
+            judged = {"rewards": [DIFFERS], "critics": [{"use": source, "options": known[source]}]}
+        else:
+            critics = {"critics": [{"use": "mismatch", "options": WORDS["mismatch"]}]} if update in NEEDS_WORDS else {}
+            judged = {"rewards": [{"use": source, "options": known[source]}, DIFFERS], **critics}
+        content = {
+            "model": str(model),
+            "data": {
+                "train": str(tmp_path / "rows.jsonl"),
+                "dev": 0,
+                "test": 0,
+                "completion_column": "completion",
+                "reference_columns": ["answer", "tests"],
+            },
+            "sampling": {"max_tokens": 3},
+            "rounds": 1,
+            "problems": 2,
+            "samples": 4,
+            "update": own,
+            "endpoints": {"away": {"url": server, "model": "fake"}},
+            "runtime": {"device": "cpu", "threads": 1},
+        }
+        return parse_recipe(ImproveRecipe, content | judged)
+
+    return make
+
+
+def check_sandbox() -> None:
+    """Skip, with the reason, where this machine has no sandbox."""
+    try:
+        with closing(python_tests(Surroundings())):
+            pass
+    except ConfigError as reason:
+        pytest.skip(str(reason))
+
+
+def refusal(source: str, update: str) -> str | None:
+    """Why a pair makes no sense; None where it does."""
+    return NOBODY_READS if source in WORDS and update not in READS_WORDS else None
+
+
+def two_steps(prepared: Prepared, journal: Journal, run_id: str) -> tuple[list[Mapping[str, float]], Any]:
+    """One round of the update: the figures of its steps, and what it returned."""
+    recipe = prepared.recipe
+    journal.create_run(run_id, "improve", {}, "", {}, {}, 1)
+    roller = Roller(
+        run_id=run_id,
+        seed=0,
+        generator=prepared.generator,
+        feedback=prepared.feedback,
+        journal=journal,
+        unit=8,
+        book=lambda number, key, budget: None,
+        store=lambda action: action(),
+        on_progress=lambda phase, done, total: None,
+    )
+    steps: list[Mapping[str, float]] = []
+    context = Context(
+        run_id=run_id,
+        seed=0,
+        round=1,
+        runtime=prepared.runtime,
+        spend=lambda budget: None,
+        record=lambda step, metrics: steps.append(metrics),
+        keep=lambda ids: None,
+        checkpoint=lambda step, progress: None,
+        reference=prepared.base,
+    )
+    rollout = roller.at(1, "train", sampling_of(recipe))
+    problems = prepared.streams.draw(1, recipe.problems)
+    return steps, prepared.update(prepared.base, None, problems, rollout, context)
+
+
+@pytest.mark.parametrize("source", [*SCORES, *WORDS])
+def test_a_source_with_every_update(source: str, recipe_of: Any, tmp_path: Path) -> None:
+    if source == "python_tests":
+        check_sandbox()
+    with Journal.open(tmp_path / "journal.db", create=True) as journal, ExitStack() as stack:
+        prepared: dict[bool, Prepared] = {}
+        for update in UPDATES:
+            recipe = recipe_of(source, update)
+            if (reason := refusal(source, update)) is not None:
+                with pytest.raises(ConfigError, match=reason):
+                    prepare(stack, recipe, trial=False)
+                continue
+            # The judges of a source are the same whatever learns from them, and some take a second to start.
+            critics = bool(recipe.critics)
+            if critics not in prepared:
+                prepared[critics] = prepare(stack, recipe, trial=False)
+            own = prepared[critics]
+            built = build_update(recipe, own.streams, own.base, own.runtime)
+            steps, updated = two_steps(replace(own, recipe=recipe, update=built.update), journal, update)
+            assert isinstance(updated.candidate, Policy), update
+            assert all(math.isfinite(value) for value in updated.metrics.values()), update
+            assert updated.candidate.weights is not None, update
+            assert updated.candidate.weights.finite, update
+            # A judge that prefers neither of two in both orders leaves no pair to learn from.
+            undecided = source in COMPARING and updated.metrics.get("pairs") == 0
+            assert len(steps) == (0 if undecided else 2), update
+
+
+def test_nothing_is_left_out() -> None:
+    known = {*RULES, *sources()}
+    assert known - UNTRIED.keys() == {*SCORES, *WORDS}
+    tags = {choice.__metadata__[0].tag for choice in ImproveUpdate.__origin__.__args__}  # type: ignore[attr-defined]
+    assert tags == set(UPDATES)
+
+
+def table() -> str:
+    """The matrix as docs/feedback.md shows it."""
+    head = "| | " + " | ".join(f"`{update}`" for update in UPDATES) + " |"
+    lines = [head, "| --- |" + " --- |" * len(UPDATES)]
+    for source in (*SCORES, *WORDS):
+        marks = ["–" if refusal(source, update) else "○" if update in AT_THE_GATE else "✓" for update in UPDATES]
+        lines.append(f"| `{source}` | " + " | ".join(marks) + " |")
+    return "\n".join(lines)
+
+
+def test_the_page_shows_the_table() -> None:
+    page = (ROOT / "docs" / "feedback.md").read_text(encoding="utf-8")
+    assert table() in page, f"docs/feedback.md is to hold:\n{table()}"

@@ -1,0 +1,134 @@
+"""Monitors: which limits speak, that they are silent where a model has learned, and that a second limit rolls back."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loopwise.blocks import MonitorsConfig
+from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.errors import ConfigError
+from loopwise.monitors import Watched, crossings
+from loopwise.runs.journal import Journal
+from loopwise.stages.improve import RUN_ID, improve
+from loopwise.workspace import JOURNAL
+
+BASE = {"reward": 0.5, "entropy": 1.0, "distinct": 0.8, "length": 10.0, "vote_share": 0.5}
+
+
+def seen(scores: dict[str, list[float]] | None = None, *, certain: bool = False, **figures: float) -> Watched:
+    return Watched(BASE | figures, {k: np.asarray(v) for k, v in (scores or {}).items()}, certain)
+
+
+def names(now: Watched, base: Watched | None = None, **limits: Any) -> list[tuple[str, bool]]:
+    config = MonitorsConfig.model_validate(limits)
+    return [(c.name, c.rolls_back) for c in crossings(config, base or seen(certain=now.certain), now)]
+
+
+@pytest.mark.parametrize(
+    ("figures", "name"),
+    [
+        ({"kl": 2.1}, "kl"),
+        ({"entropy": 0.19}, "entropy"),
+        ({"distinct": 0.23}, "distinct"),
+        ({"vote_share": 0.99}, "vote_share"),
+        ({"length": 20.1}, "length"),
+        ({"length": 4.9}, "length"),
+    ],
+)
+def test_a_figure_past_its_limit_speaks(figures: dict[str, float], name: str) -> None:
+    assert names(seen(**figures)) == [(name, False)]
+
+
+def test_figures_within_their_limits_are_silent() -> None:
+    assert names(seen(kl=1.9, entropy=0.21, distinct=0.25, vote_share=0.97, length=19.9)) == []
+
+
+def test_the_second_limit_rolls_back_and_none_is_silent() -> None:
+    assert names(seen(kl=5.0), kl={"warn": 1.0, "roll_back": 4.0}) == [("kl", True)]
+    assert names(seen(kl=3.0), kl={"warn": 1.0, "roll_back": 4.0}) == [("kl", False)]
+    assert names(seen(kl=50.0), kl={"warn": None}) == []
+
+
+def test_a_model_that_has_learned_may_be_sure_of_itself() -> None:
+    sure = {"entropy": 0.01, "distinct": 0.1, "vote_share": 1.0}
+    assert names(seen(certain=True, reward=0.9, **sure)) == []
+    assert {name for name, _ in names(seen(certain=True, reward=0.5, **sure))} == set(sure)
+    assert {name for name, _ in names(seen(certain=False, reward=0.9, **sure))} == set(sure)
+    base = seen(certain=True, truth=0.5)
+    assert names(seen(certain=True, reward=0.1, truth=0.9, **sure), base) == []
+    assert {name for name, _ in names(seen(certain=True, reward=0.9, truth=0.4, **sure), base)} == set(sure)
+
+
+def test_a_fall_of_the_truth_speaks_where_it_is_shown_and_the_reward_rose() -> None:
+    base = seen({"truth": [1.0] * 40 + [0.0] * 24}, certain=True, truth=0.625)
+    fallen = {"truth": [1.0] * 20 + [0.0] * 44}
+    assert names(seen(fallen, certain=True, reward=0.9, truth=0.3), base) == [("truth", False)]
+    assert names(seen(fallen, certain=True, reward=0.4, truth=0.3), base) == []
+    chance = {"truth": [1.0] * 36 + [0.0] * 4 + [1.0] * 2 + [0.0] * 22}
+    assert names(seen(chance, certain=True, reward=0.9, truth=0.59), base) == []
+
+
+def test_answers_that_are_lost_speak() -> None:
+    base = seen({"pass_at_k": [1.0] * 50 + [0.0] * 14})
+    assert names(seen({"pass_at_k": [1.0] * 30 + [0.0] * 34}), base) == [("pass_at_k", False)]
+    assert names(seen({"pass_at_k": [1.0] * 49 + [0.0] * 15}), base) == []
+
+
+def recipe(folder: Path, **changes: Any) -> ImproveRecipe:
+    content = {
+        "model": str(folder),
+        "data": {"task": "addition", "dev": 8, "test": 8},
+        "rewards": [{"use": "regex", "options": {"pattern": "[a-e]"}}],
+        "report_rewards": ["exact_match"],
+        "sampling": {"max_tokens": 5},
+        "update": {"method": "dr_grpo", "problems_per_step": 2, "optimizer": {"lr": 3e-2}},
+        "rounds": 2,
+        "problems": 4,
+        "samples": 4,
+        "label_free": True,
+        "gate": {"enabled": False},
+        "runtime": {"device": "cpu", "threads": 1},
+    }
+    return parse_recipe(ImproveRecipe, content | changes)
+
+
+def rounds(out: Path) -> list[Any]:
+    with Journal.open(out / JOURNAL, read_only=True) as journal:
+        return journal.rounds(RUN_ID)[1:]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_run_writes_down_what_the_monitors_saw_and_a_limit_rolls_back(folder: Path, tmp_path: Path) -> None:
+    monitors = {"kl": {"warn": None, "roll_back": 1e-6}}
+    improve(recipe(folder, monitors=monitors), tmp_path / "out")
+    summaries = [row.summary for row in rounds(tmp_path / "out")]
+    assert [summary["accepted"] for summary in summaries] == [False, False]
+    for summary in summaries:
+        assert summary["monitor/kl"] > 1e-6
+        assert summary["monitor_base/kl"] == pytest.approx(0.0, abs=1e-6)
+        assert math.isfinite(summary["monitor/truth"])
+        assert {"monitor/reward", "monitor/pass_at_1", "monitor/entropy", "monitor/vote_share"} <= summary.keys()
+    with Journal.open(tmp_path / "out" / JOURNAL, read_only=True) as journal:
+        reasons = [row.decision.reason for row in journal.decisions(RUN_ID)]
+    assert all(reason.startswith("rolled back by monitors: ") and "from the base" in reason for reason in reasons)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_warnings_reach_the_journal_and_no_problems_means_no_monitors(folder: Path, tmp_path: Path) -> None:
+    improve(recipe(folder, monitors={"kl": {"warn": 1e-6}}, rounds=1), tmp_path / "warned")
+    with Journal.open(tmp_path / "warned" / JOURNAL, read_only=True) as journal:
+        told = [event.message for event in journal.events(RUN_ID) if event.level == "warning"]
+    assert any("round 1: " in message and "monitors.kl, limit 1e-06" in message for message in told)
+    improve(recipe(folder, monitors={"problems": 0}, rounds=1), tmp_path / "unseen")
+    assert not any(name.startswith("monitor") for name in rounds(tmp_path / "unseen")[0].summary)
+
+
+def test_the_truth_may_not_decide_in_a_label_free_run(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'"monitors\.truth\.roll_back": report_rewards know the truth'):
+        improve(recipe(folder, monitors={"truth": {"roll_back": 0.1}}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
