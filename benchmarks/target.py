@@ -105,12 +105,12 @@ class _Watch(Observer):
 def ours(options: Mapping[str, Any]) -> dict[str, float | None]:
     """``loopwise improve`` on the repeat's model for ``steps`` steps at most, a round of ``every`` steps."""
     from loopwise.config import ImproveRecipe, parse_recipe
-    from loopwise.session import Session
+    from loopwise.measuring import Measuring
     from loopwise.stages.improve import improve
 
     recipe = parse_recipe(ImproveRecipe, _recipe(options))
     meter, watch, out = StepMeter(), _Watch(time.perf_counter()), Path(options["folder"]) / "run"
-    with meter.timing(Session, "measure", EVALUATING), contextlib.suppress(_EarlyEndError):
+    with meter.timing(Measuring, "measure", EVALUATING), contextlib.suppress(_EarlyEndError):
         improve(recipe, out, observer=watch)
     return _figures(
         watch.seconds, time.perf_counter() - watch.began, watch.rounds * options["every"], watch.best, meter

@@ -47,6 +47,7 @@ def reward(body: str) -> dict[str, str]:
 
 def save_model(folder: Path, *, tokens: int | None = None, context: int = 32) -> Path:
     """A GPT-2 of one layer and width 16 with a character tokenizer; ``tokens`` cuts its embeddings short."""
+    import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from loopwise.models.presets import character_tokenizer
@@ -62,7 +63,9 @@ def save_model(folder: Path, *, tokens: int | None = None, context: int = 32) ->
         eos_token_id=1,
         pad_token_id=0,
     )
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -233,7 +233,7 @@ def test_what_the_shell_is_offered(tmp_path: Path) -> None:
     (tmp_path / "runs/model").mkdir()
     (tmp_path / "runs/model/config.json").touch()
     offers = {
-        "": ["demo", "pretrain", "tune", "improve", "generate", "evaluate", "runs", "recipes"],
+        "": ["demo", "pretrain", "tune", "improve", "judge", "generate", "evaluate", "runs", "recipes"],
         "ge": ["generate"],
         "improve ": ["runs/"],
         "improve runs/": ["runs/better/", "runs/mine.yaml", "runs/model/"],

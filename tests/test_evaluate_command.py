@@ -202,7 +202,7 @@ def test_perplexity_of_a_column(workshop: Path) -> None:
 def test_several_at_once_in_a_table_and_a_file(workshop: Path) -> None:
     flags = ["--data", "asked.jsonl", "--data", "rows.jsonl", "--text", "text.txt", "--reward", "mine.py:even"]
     result = loopwise("evaluate", "model", *flags, "--max-tokens", 3, "--out", "figures.json")
-    for words in ("asked.jsonl", "rows.jsonl", "text.txt", "60.0%", "to", "bits per byte", "of the right answers"):
+    for words in ("asked.jsonl", "rows.jsonl", "text.txt", "60.0%", "to", "bits per byte", "log p a token"):
         assert words in result.stdout
     written = strict((workshop / "figures.json").read_text())
     assert [entry["kind"] for entry in written["results"]] == ["rows", "rows", "text"]

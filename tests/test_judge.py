@@ -11,11 +11,14 @@ import pytest
 from tests.judging import BODY, FAST, labelled, preferred, recipe, write_rows
 from typer.testing import CliRunner
 
+from loopwise.blocks import RewardConfig
 from loopwise.errors import ConfigError, DataError, ModelError
 from loopwise.evaluate.sources import Surroundings, sources
 from loopwise.observer import Observer
 from loopwise.runs.journal import Journal
+from loopwise.runtime import seed_key
 from loopwise.stages.judging import examine_judge, train_judge
+from loopwise.starting import reward_fingerprint
 from loopwise.types import Problem, Sample
 
 
@@ -33,6 +36,17 @@ class Interrupting(Observer):
             self.left -= 1
             if self.left == 0:
                 raise KeyboardInterrupt
+
+
+class Noting(Observer):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def note(self, level: str, message: str) -> None:
+        if level == "warning":
+            self.warnings.append(message)
 
 
 def judge_texts(path: Path, texts: list[str], prompt: str = "p", **options: Any) -> list[float | None]:
@@ -62,6 +76,19 @@ def test_a_classifier_learns_what_can_be_learned_and_is_used_as_a_reward(tmp_pat
     assert loud is not None
     assert calm is not None
     assert loud > 0.9 > 0.1 > calm
+
+
+def test_a_judge_that_learned_nothing_is_named(tmp_path: Path) -> None:
+    chance = [{**row, "label": "ab"[seed_key("coin", row["text"]) % 2]} for row in labelled()]
+    write_rows(tmp_path / "rows.jsonl", chance)
+    told = Noting()
+    train_judge(recipe(tmp_path, rounds=1), tmp_path / "out", observer=told)
+    assert "on test the judge is not seen to be better than before training" in " ".join(told.warnings)
+    write_rows(tmp_path / "rows.jsonl", labelled())
+    learned = Noting()
+    train_judge(recipe(tmp_path), tmp_path / "learned", observer=learned)
+    assert "not seen to be better" not in " ".join(learned.warnings)
+    assert "no temperature is too low for dev" in " ".join(learned.warnings)
 
 
 def test_a_reward_model_learns_pairs(tmp_path: Path) -> None:
@@ -190,3 +217,26 @@ def test_a_causal_model_cannot_fill_in_masked_tokens(tmp_path: Path, folder: Pat
     write_rows(tmp_path / "rows.jsonl", labelled(40))
     with pytest.raises(ConfigError, match="no mask token"):
         train_judge(recipe(tmp_path, model=str(folder), masked={}), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "vocab.txt", "tokenizer.model", "chat_template.jinja", "1_Pooling/config.json"]
+)
+@pytest.mark.parametrize("place", ["folder", "package:pretend_encoder"])
+def test_a_model_that_rewards_ask_is_known_by_all_that_is_read_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+) -> None:
+    package = tmp_path / "pretend_encoder"
+    file = package / "model" / name
+    file.parent.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "model" / "model.safetensors").touch()
+    file.write_text("before")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = str(package / "model") if place == "folder" else place
+    rewards = [RewardConfig(use="coherence", options={"model": path})]
+    before = reward_fingerprint(rewards)
+    assert list(before) == [f"model of coherence {path}"]
+    assert reward_fingerprint(rewards) == before
+    file.write_text("after")
+    assert reward_fingerprint(rewards) != before

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,22 @@ ROWS = [
         "completion": str(n + 1),
         "mirrored": f"1+{n}=",
         "kind": "yes" if n % 2 else "no",
+        "letter": "AB"[n % 2],
         "function": "f",
         "tests": [{"input": [n], "output": n + 1}],
     }
     for n in range(8)
 ]
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory, make_policy: Any) -> Path:
+    """The folder of a tiny model that is sure enough of itself for its samples to agree at times."""
+    from loopwise.models.folders import save_policy
+
+    folder = tmp_path_factory.mktemp("writer") / "model"
+    save_policy(make_policy(), folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -108,20 +119,20 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture
-def recipe_of(model: Path, encoder: Path, trained: Path, server: str, tmp_path: Path) -> Any:
+def recipe_of(writer: Path, encoder: Path, trained: Path, server: str, tmp_path: Path) -> Any:
     """The recipe of a source and an update."""
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
-    known = scores(model, trained, encoder) | words(model)
+    known = scores(writer, trained, encoder) | words(writer)
 
     def make(source: str, update: str) -> ImproveRecipe:
-        own = {"method": update, **UPDATES[update], **({"teacher": str(model)} if update == "distill" else {})}
+        own = {"method": update, **UPDATES[update], **({"teacher": str(writer)} if update == "distill" else {})}
         if source in WORDS:
             judged = {"rewards": [DIFFERS], "critics": [{"use": source, "options": known[source]}]}
         else:
             critics = {"critics": [{"use": "mismatch", "options": WORDS["mismatch"]}]} if update in NEEDS_WORDS else {}
             judged = {"rewards": [{"use": source, "options": known[source]}, DIFFERS], **critics}
         content = {
-            "model": str(model),
+            "model": str(writer),
             "data": {
                 "train": str(tmp_path / "rows.jsonl"),
                 "dev": 0,
@@ -129,7 +140,8 @@ def recipe_of(model: Path, encoder: Path, trained: Path, server: str, tmp_path: 
                 "completion_column": "completion",
                 "reference_columns": ["answer", "tests"],
             },
-            "sampling": {"max_tokens": 3},
+            # Warm samples of a tiny model seldom have a majority.
+            "sampling": {"max_tokens": 3, "temperature": 0.2 if source == "vote" else 1.0},
             "rounds": 1,
             "problems": 2,
             "samples": 4,
@@ -156,8 +168,36 @@ def refusal(source: str, update: str) -> str | None:
     return NOBODY_READS if source in WORDS and update not in READS_WORDS else None
 
 
-def two_steps(prepared: Prepared, journal: Journal, run_id: str) -> tuple[list[Mapping[str, float]], Any]:
-    """One round of the update: the figures of its steps, and what it returned."""
+@dataclass
+class Heard:
+    """A rollout that remembers how many samples its first part judged, and how many a critic spoke of."""
+
+    rollout: Any
+    judged: int = 0
+    failed: float = 0.0
+    criticised: int = 0
+
+    def __call__(self, policy: Any, problems: Any, k: int, **place: Any) -> Any:
+        scored = self.rollout(policy, problems, k, **place)
+        feedback = scored.feedback
+        if feedback.parts:
+            self.judged += int(feedback.mask[:, 0].sum())
+            self.failed += feedback.metrics[f"failed/{feedback.parts[0]}"]
+            self.criticised += sum(map(bool, feedback.critiques or ()))
+        return scored
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of an update: the figures of its steps, what it returned, and what its rollouts heard."""
+
+    steps: list[Mapping[str, float]]
+    updated: Any
+    heard: Heard
+
+
+def two_steps(prepared: Prepared, journal: Journal, run_id: str) -> Round:
+    """One round of the update."""
     recipe = prepared.recipe
     journal.create_run(run_id, "improve", {}, "", {}, {}, 1)
     roller = Roller(
@@ -183,9 +223,9 @@ def two_steps(prepared: Prepared, journal: Journal, run_id: str) -> tuple[list[M
         checkpoint=lambda step, progress: None,
         reference=prepared.base,
     )
-    rollout = roller.at(1, "train", sampling_of(recipe))
+    rollout = Heard(roller.at(1, "train", sampling_of(recipe)))
     problems = prepared.streams.draw(1, recipe.problems)
-    return steps, prepared.update(prepared.base, None, problems, rollout, context)
+    return Round(steps, prepared.update(prepared.base, None, problems, rollout, context), rollout)
 
 
 @pytest.mark.parametrize("source", [*SCORES, *WORDS])
@@ -206,14 +246,18 @@ def test_a_source_with_every_update(source: str, recipe_of: Any, tmp_path: Path)
                 prepared[critics] = prepare(stack, recipe, trial=False)
             own = prepared[critics]
             built = build_update(recipe, own.streams, own.base, own.runtime)
-            steps, updated = two_steps(replace(own, recipe=recipe, update=built.update), journal, update)
+            found = two_steps(replace(own, recipe=recipe, update=built.update), journal, update)
+            updated, heard = found.updated, found.heard
             assert isinstance(updated.candidate, Policy), update
             assert all(math.isfinite(value) for value in updated.metrics.values()), update
             assert updated.candidate.weights is not None, update
             assert updated.candidate.weights.finite, update
             # A judge that prefers neither of two in both orders leaves no pair to learn from.
             undecided = source in COMPARING and updated.metrics.get("pairs") == 0
-            assert len(steps) == (0 if undecided else 2), update
+            assert len(found.steps) == (0 if undecided else 2), update
+            assert heard.judged > 0, update
+            assert heard.failed == 0, update
+            assert heard.criticised > 0 or not critics, update
 
 
 def test_nothing_is_left_out() -> None:

@@ -24,9 +24,12 @@ def seen(scores: dict[str, list[float]] | None = None, *, certain: bool = False,
     return Watched(BASE | figures, {k: np.asarray(v) for k, v in (scores or {}).items()}, certain)
 
 
-def names(now: Watched, base: Watched | None = None, **limits: Any) -> list[tuple[str, bool]]:
+def names(
+    now: Watched, base: Watched | None = None, *, label_free: bool = False, **limits: Any
+) -> list[tuple[str, bool]]:
     config = MonitorsConfig.model_validate(limits)
-    return [(c.name, c.rolls_back) for c in crossings(config, base or seen(certain=now.certain), now)]
+    found = crossings(config, base or seen(certain=now.certain), now, label_free=label_free)
+    return [(crossing.name, crossing.rolls_back) for crossing in found]
 
 
 @pytest.mark.parametrize(
@@ -64,11 +67,19 @@ def test_a_model_that_has_learned_may_be_sure_of_itself() -> None:
     assert {name for name, _ in names(seen(certain=True, reward=0.9, truth=0.4, **sure), base)} == set(sure)
 
 
-def test_a_fall_of_the_truth_speaks_where_it_is_shown_and_the_reward_rose() -> None:
+def test_in_a_label_free_run_the_truth_silences_warnings_and_no_rollback() -> None:
+    base, now = seen(certain=True, truth=0.2), seen(certain=True, truth=0.9, vote_share=1.0)
+    limits = {"vote_share": {"warn": 0.9, "roll_back": 0.99}}
+    assert names(now, base, **limits) == []
+    assert names(now, base, label_free=True, **limits) == [("vote_share", True)]
+    assert names(now, base, label_free=True, vote_share={"warn": 0.9}) == []
+
+
+def test_a_fall_of_the_truth_speaks_where_it_is_shown() -> None:
     base = seen({"truth": [1.0] * 40 + [0.0] * 24}, certain=True, truth=0.625)
     fallen = {"truth": [1.0] * 20 + [0.0] * 44}
     assert names(seen(fallen, certain=True, reward=0.9, truth=0.3), base) == [("truth", False)]
-    assert names(seen(fallen, certain=True, reward=0.4, truth=0.3), base) == []
+    assert names(seen(fallen, certain=True, reward=0.4, truth=0.3), base) == [("truth", False)]
     chance = {"truth": [1.0] * 36 + [0.0] * 4 + [1.0] * 2 + [0.0] * 22}
     assert names(seen(chance, certain=True, reward=0.9, truth=0.59), base) == []
 
@@ -132,3 +143,23 @@ def test_the_truth_may_not_decide_in_a_label_free_run(folder: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match=r'"monitors\.truth\.roll_back": report_rewards know the truth'):
         improve(recipe(folder, monitors={"truth": {"roll_back": 0.1}}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_no_truth_changes_a_byte_of_a_label_free_run_that_monitors_may_roll_back(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "truths.py").write_text(
+        "import itertools\nup = itertools.count()\n"
+        "def constant(completions, **columns): return [0.0] * len(completions)\n"
+        "def rising(completions, **columns): return [float(next(up)) for _ in completions]\n"
+    )
+    weights = set()
+    for truth in ("constant", "rising"):
+        changes = {
+            "report_rewards": [f"{tmp_path}/truths.py:{truth}"],
+            "monitors": {"vote_share": {"roll_back": 0.01}},
+            "rounds": 1,
+        }
+        result = improve(recipe(folder, **changes), tmp_path / truth)
+        weights.add((result.model / "model.safetensors").read_bytes())
+        assert not rounds(tmp_path / truth)[0].summary["accepted"]
+    assert len(weights) == 1

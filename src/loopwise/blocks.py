@@ -300,7 +300,7 @@ class MonitorsConfig(Block):
     length: LimitConfig = Field(LimitConfig(warn=2.0), description="times the base's length, or as many times shorter")
     vote_share: LimitConfig = Field(LimitConfig(warn=0.98), description="samples that agree with the majority, more")
     pass_at_k: LimitConfig = Field(LimitConfig(warn=0.05), description="below the base's pass@k")
-    truth: LimitConfig = Field(LimitConfig(warn=0.05), description="truth fallen below the base's while reward rose")
+    truth: LimitConfig = Field(LimitConfig(warn=0.05), description="below the base's truth, as report_rewards have it")
 
 
 class SamplingConfig(Block):

@@ -60,6 +60,7 @@ def _alone(runtime: RuntimeConfig) -> RuntimeConfig:
 
 
 Alone = Annotated[RuntimeConfig, AfterValidator(_alone)]
+Endpoints = Mapping[str, EndpointConfig]
 
 
 class PretrainRecipe(Block):
@@ -85,6 +86,7 @@ class TuneRecipe(Block):
     update: TuneUpdate = SFTConfig()
     rounds: int = Field(1, ge=1, description="the dev split is evaluated after each")
     rewards: tuple[Reward, ...] = ()
+    endpoints: Endpoints = Field(default_factory=dict, description="remote models that judges name")
     sampling: SamplingConfig = SamplingConfig(temperature=0.0)
     gate: GateConfig = GateConfig(metric="likelihood")
     seed: int = Field(0, ge=0)
@@ -108,7 +110,7 @@ class ImproveRecipe(Block):
     report_rewards: tuple[Reward, ...] = Field((), description="reported, never decisive: the gold of a label-free run")
     critics: tuple[Reward, ...] = Field((), description="what says in words where a sample went wrong")
     refine: RefineConfig | None = Field(None, description="how drafts are revised after their critics")
-    endpoints: Mapping[str, EndpointConfig] = Field(
+    endpoints: Endpoints = Field(
         default_factory=dict, description="remote models that judges, critics and `generator` name"
     )
     generator: str | None = Field(None, description="endpoint that writes the samples; default: the model itself")
@@ -206,15 +208,9 @@ def load_recipe(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) 
     """
     path = Path(path)
     try:
-        content = _parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+        content = _read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe. `loopwise recipes list` names some to start from.") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: a folder, not a recipe. Name the YAML file in it.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text. Name a YAML file, saved as UTF-8.") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}). Check its permissions.") from None
     if not isinstance(content, dict):
         raise ConfigError(
             f"{path}: expected keys such as model, data, rewards; found {found(content)}. "
@@ -224,6 +220,25 @@ def load_recipe(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) 
     for override in overrides:
         _override(content, override)
     return resolve_paths(parse_recipe(kind, content, str(path), foreign=not own), path.parent)
+
+
+def load_endpoints(path: str | Path) -> Endpoints:
+    """The block ``endpoints`` of a YAML file, which may be a recipe. Raises ConfigError naming file, key and mend."""
+    try:
+        content = _read_yaml(Path(path))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Name a YAML file with a block endpoints.") from None
+    block = content.get("endpoints") if isinstance(content, dict) else None
+    if not block:
+        raise ConfigError(f'{path}: no key "endpoints". Add it: "endpoints: {{NAME: {{url: ..., model: ...}}}}".')
+    try:
+        return _EndpointsBlock.model_validate({"endpoints": block}).endpoints
+    except ValidationError as error:
+        raise ConfigError(explain(_EndpointsBlock, str(path), error, {"endpoints": block})) from None
+
+
+class _EndpointsBlock(Block):
+    endpoints: Endpoints
 
 
 def parse_recipe(kind: type[R], content: Mapping[str, Any], place: str = "recipe", *, foreign: bool = True) -> R:
@@ -335,6 +350,20 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?([eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d+([eE][-+]?\d+)?|\.inf|\.nan)$"),
     list("-+0123456789."),
 )
+
+
+def _read_yaml(path: Path) -> Any:
+    """Raises FileNotFoundError, and ConfigError where the file cannot be read as YAML."""
+    try:
+        return _parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+    except FileNotFoundError:
+        raise
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a folder, not a recipe. Name the YAML file in it.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text. Name a YAML file, saved as UTF-8.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}). Check its permissions.") from None
 
 
 def _parse_yaml(text: str, place: str) -> Any:

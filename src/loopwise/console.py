@@ -20,6 +20,8 @@ from loopwise.runs.files import to_json
 TITLES = {
     "pretrain": "Pretraining on plain text",
     "tune": "Supervised training on the labelled rows",
+    "judge": "Training the judge",
+    "masked": "Learning to read: masked tokens",
     "improve": "The loop: generate, evaluate, update, accept or roll back",
     "control-labelled": "Control: the same extra steps on the labelled rows alone",
     "control-unfiltered": "Control: the same steps on its own unfiltered samples",
@@ -235,23 +237,30 @@ def plan_table(plan: Mapping[str, Mapping[str, str]]) -> Table:
     return table
 
 
+TERMINAL = {"likelihood": "log p a token"}
+"""Measures whose names are too long for a terminal."""
+
+
 def evaluation_table(found: Mapping[str, Any]) -> Group:
     """What ``loopwise evaluate`` measured, and in words how it compares and what the model had met before."""
+    # Beside a baseline, what matters is the difference: the intervals of both ends are in the files of --out.
     other = "baseline" in found
-    table = Table(box=None, padding=(0, 2))
-    more = ("baseline", "difference", "95% interval") if other else ()
-    for title in ("", "measure", "value", "95% interval", "n", *more):
+    table = Table(box=None, padding=(0, 1) if other else (0, 2))
+    more = ("baseline", "difference", "95% interval") if other else ("95% interval",)
+    for title in ("", "n", "measure", "value", *more):
         table.add_column(title, justify="left" if title in ("", "measure") else "right", overflow="fold")
     for result in found["results"]:
         name = result["name"]
         for measure, figure in words.shown_figures(result):
-            cells = [words.value(measure, figure["value"]), words.interval(measure, figure["ci95"]), f"{figure['n']:,}"]
+            cells = [words.value(measure, figure["value"])]
             if other:
                 gap = result["differences"].get(measure)
                 cells.append(words.value(measure, result["baseline"]["figures"][measure]["value"]))
-                cells.append(words.change(measure, gap["value"]) if gap else numbers.DASH)
+                cells.append(words.signed(measure, gap["value"]) if gap else numbers.DASH)
                 cells.append(words.change_interval(measure, gap["ci95"]) if gap and gap["ci95"] else numbers.DASH)
-            table.add_row(Text(name), words.name_of(measure), *cells)
+            else:
+                cells.append(words.interval(measure, figure["ci95"]))
+            table.add_row(Text(name), f"{figure['n']:,}", TERMINAL.get(measure, words.name_of(measure)), *cells)
             name = ""
     shown = [table] if found["results"] else []
     return Group(*shown, *(Text(line) for line in words.told(found)))

@@ -137,9 +137,7 @@ class Measuring:
     @property
     def _refines(self) -> bool:
         recipe = self.parts.recipe
-        if not isinstance(recipe, ImproveRecipe) or recipe.refine is None or not recipe.refine.held_out:
-            return False
-        return recipe.gate.metric == "reward" and not self._compares
+        return isinstance(recipe, ImproveRecipe) and recipe.refine is not None and recipe.refine.held_out
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from loopwise.models.policy import Policy
 from loopwise.rollout import Roller
 from loopwise.runs.rows import Place
 from loopwise.runtime import Runtime
-from loopwise.types import Feedback, Problem, Sampling, Scored
+from loopwise.types import LOST, REWARD_ROUNDING, Feedback, Problem, Sampling, Scored
 
 PHASE = "monitor"
 TOKENS_AT_ONCE = 8192
@@ -50,7 +50,8 @@ class Crossing:
 class Monitors:
     """Draws samples of some held-out problems and measures them; the same uniforms every round.
 
-    ``ask`` reads the journal. ``threshold`` is the reward that passes.
+    ``ask`` reads the journal. ``threshold`` is the reward that passes. In a ``label_free`` run the truth decides
+    nothing.
     """
 
     config: MonitorsConfig
@@ -60,6 +61,7 @@ class Monitors:
     threshold: float
     base: Policy
     runtime: Runtime
+    label_free: bool
     ask: Callable[[Callable[[Any], Any]], Any]
 
     @cached_property
@@ -72,7 +74,7 @@ class Monitors:
         if not self.problems:
             return Watched({})
         config = self.config
-        scored = self.roller.at(number, PHASE, self.sampling)(policy, self.problems, config.samples)
+        scored = _drawn(self.roller.at(number, PHASE, self.sampling)(policy, self.problems, config.samples))
         truth = self._truth(number, scored)
         judged = scored if truth is None else replace(scored, feedback=truth)
         groups = group_metrics(judged, self.threshold, config.samples)
@@ -81,9 +83,10 @@ class Monitors:
             **({} if truth is None else {"truth": _mean(truth.totals)}),
             **{name: groups[name] for name in ("pass_at_1", "pass_at_k", "distinct", "entropy") if name in groups},
             "length": groups.get("completions/mean_length", groups.get("completions/mean_characters", math.nan)),
-            "vote_share": _vote_share(scored),
+            # A vote that is a reward knows which part of a text is the answer.
+            "vote_share": scored.feedback.metrics.get("vote_share", _vote_share(scored)),
             **self._certainty(scored),
-            **self._kl(scored),
+            **self._kl(policy, scored),
         }
         known = {name: value for name, value in figures.items() if not math.isnan(value)}
         scores = {"pass_at_k": _best(judged, self.threshold)}
@@ -93,7 +96,7 @@ class Monitors:
 
     def crossings(self, now: Watched) -> list[Crossing]:
         """The limits that a policy is past."""
-        return list(crossings(self.config, self.of_base, now))
+        return list(crossings(self.config, self.of_base, now, label_free=self.label_free))
 
     def _truth(self, number: int, scored: Scored) -> Feedback | None:
         """What the report's rewards said of the samples, where there are any."""
@@ -107,11 +110,16 @@ class Monitors:
         values = [s.stats["self_certainty"] for s in scored.samples if "self_certainty" in s.stats]
         return {"self_certainty": math.fsum(values) / len(values)} if values else {}
 
-    def _kl(self, scored: Scored) -> dict[str, float]:
-        """Nats a token from the base, by the k3 estimator on the policy's own samples (Schulman 2020)."""
+    def _kl(self, policy: Policy, scored: Scored) -> dict[str, float]:
+        """Nats a token from the base, by the k3 estimator on the policy's own samples (Schulman 2020).
+
+        Of a policy that differs in its prompt alone there is none: the base would be shown the same prompt.
+        """
         weights = self.base.weights
         if weights is None or any(sample.logps is None for sample in scored.samples):
             return {}
+        if policy.weights is weights:
+            return {"kl": 0.0} if policy is self.base else {}
         rows = [
             TokenRow(sample.prompt_ids, sample.token_ids, sample.loss_mask)
             for sample in scored.samples
@@ -133,32 +141,42 @@ class Monitors:
         return {"kl": float(np.mean(np.exp(gap) - gap - 1.0))} if gap.size else {}
 
 
-def crossings(config: MonitorsConfig, base: Watched, now: Watched) -> Iterator[Crossing]:
+def crossings(config: MonitorsConfig, base: Watched, now: Watched, *, label_free: bool = False) -> Iterator[Crossing]:
     """The limits that ``now`` is past, against ``base``.
 
     A model that has learned is sure of itself, too: where the truth is known and rose, entropy, distinct answers and
-    vote share are silent. pass@k and truth speak where a paired one-sided 95% bound shows the fall.
+    vote share are silent. In a ``label_free`` run the truth decides nothing: there they only cease to warn. pass@k and
+    truth speak where a paired one-sided 95% bound shows the fall.
     """
     figures, before = now.figures, base.figures
     if "kl" in figures:
         yield from _past(config, "kl", figures["kl"], "{value:.2g} nats a token from the base")
-    if not _risen(base, now):
-        for name, what in (("entropy", "entropy"), ("distinct", "distinct answers")):
-            if figures.get(name) is not None and before.get(name):
-                share = figures[name] / before[name]
-                words = f"{what} fell from {before[name]:.2g} to {figures[name]:.2g}"
-                yield from _past(config, name, -share, words, below=True)
-        if "vote_share" in figures:
-            words = "{value:.0%} of the samples agree with the most frequent one of their problem"
-            yield from _past(config, "vote_share", figures["vote_share"], words)
+    silent = _risen(base, now)
+    for crossing in _sure_of_itself(config, before, figures):
+        if not silent or (label_free and crossing.rolls_back):
+            yield crossing
     if figures.get("length") and before.get("length"):
         ratio = max(figures["length"] / before["length"], before["length"] / figures["length"])
         words = f"answers went from {before['length']:.3g} to {figures['length']:.3g} in length"
         yield from _past(config, "length", ratio, words)
     yield from _past(config, "pass_at_k", _fall(base, now, "pass_at_k"), "pass@k is {value:.3f} below the base's")
-    if figures.get("reward", math.nan) > before.get("reward", math.nan):
-        words = f"the truth is {{value:.3f}} below the base's while the reward rose to {figures['reward']:.3g}"
-        yield from _past(config, "truth", _fall(base, now, "truth"), words)
+    rose = figures.get("reward", math.nan) > before.get("reward", math.nan)
+    words = f" while the reward rose from {before['reward']:.3g} to {figures['reward']:.3g}" if rose else ""
+    yield from _past(config, "truth", _fall(base, now, "truth"), f"the truth is {{value:.3f}} below the base's{words}")
+
+
+def _sure_of_itself(
+    config: MonitorsConfig, before: Mapping[str, float], figures: Mapping[str, float]
+) -> Iterator[Crossing]:
+    """The limits of what learning and collapse have in common."""
+    for name, what in (("entropy", "entropy"), ("distinct", "distinct answers")):
+        if figures.get(name) is not None and before.get(name):
+            share = figures[name] / before[name]
+            words = f"{what} fell from {before[name]:.2g} to {figures[name]:.2g}"
+            yield from _past(config, name, -share, words, below=True)
+    if "vote_share" in figures:
+        words = "{value:.0%} of the samples agree with the most frequent one of their problem"
+        yield from _past(config, "vote_share", figures["vote_share"], words)
 
 
 def _past(config: MonitorsConfig, name: str, value: float, words: str, *, below: bool = False) -> Iterator[Crossing]:
@@ -193,15 +211,26 @@ def _best(scored: Scored, threshold: float) -> np.ndarray:
     """Whether any sample of each problem passes: float64 ``[P]``, NaN where none was judged."""
     totals = scored.feedback.totals
     best = [totals[members][~np.isnan(totals[members])] for _, members in scored.groups()]
-    return np.array([float(values.max() >= threshold) if values.size else math.nan for values in best])
+    passing = threshold - REWARD_ROUNDING
+    return np.array([float(values.max() >= passing) if values.size else math.nan for values in best])
+
+
+def _drawn(scored: Scored) -> Scored:
+    """Without the samples that could not be drawn, whose empty texts would agree with each other."""
+    kept = [place for place, sample in enumerate(scored.samples) if sample.finish_reason != LOST]
+    if len(kept) == len(scored.samples):
+        return scored
+    feedback = scored.feedback
+    chosen = replace(feedback, rewards=feedback.rewards[kept], mask=feedback.mask[kept], preferences=(), extra=())
+    return Scored(scored.problems, tuple(scored.samples[place] for place in kept), replace(chosen, critiques=None))
 
 
 def _vote_share(scored: Scored) -> float:
     shares = []
     for _, members in scored.groups():
         texts = Counter(scored.samples[place].text.strip() for place in members)
-        shares.append(max(texts.values()) / len(members))
-    return math.fsum(shares) / len(shares)
+        shares += [max(texts.values()) / len(members)] if members else []
+    return math.fsum(shares) / len(shares) if shares else math.nan
 
 
 def _portions(rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:

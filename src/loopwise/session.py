@@ -251,7 +251,17 @@ class Session:
         if not problems:
             return None
         threshold, sampling = recipe.update.threshold, sampling_of(recipe)
-        return Monitors(config, self.roller, problems, sampling, threshold, base, self.parts.runtime, self.files.ask)
+        return Monitors(
+            config,
+            self.roller,
+            problems,
+            sampling,
+            threshold,
+            base,
+            self.parts.runtime,
+            recipe.label_free,
+            self.files.ask,
+        )
 
     def _monitor(self, number: int, candidate: Policy, decision: Decision) -> Decision:
         """The gate's decision, or a rollback where a monitor is past its second limit; warns of the others."""
@@ -263,7 +273,8 @@ class Session:
         reasons = "; ".join(crossing.words for crossing in crossings if crossing.rolls_back)
         if not reasons:
             return decision
-        return replace(decision, accepted=False, best=False, reason=f"rolled back by monitors: {reasons}")
+        gate = "" if decision.accepted else f"; and by the gate: {decision.reason}"
+        return replace(decision, accepted=False, best=False, reason=f"rolled back by monitors: {reasons}{gate}")
 
     def _watch(self, number: int, policy: Policy) -> None:
         if self.parts.watched:

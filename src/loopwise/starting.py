@@ -16,6 +16,7 @@ from loopwise.errors import ResumeError
 from loopwise.evaluate.rewards import RewardSum
 from loopwise.generate.check import why_not_shared_prefix
 from loopwise.methods import OnlineConfig, SFTConfig
+from loopwise.models.encoders import PACKAGE, encoder_folder
 from loopwise.models.folders import SHORT_CONTEXT, load_policy
 from loopwise.models.lora import with_lora
 from loopwise.models.policy import Policy
@@ -32,6 +33,8 @@ from loopwise.update.sharding import check_shards
 from loopwise.workspace import JOURNAL, check_out
 
 TRIAL_PROBLEMS = 3
+MODEL_FILES = (".json", ".safetensors", ".txt", ".model", ".jinja")
+"""Endings of what a model folder is read from. Pickled weights never are."""
 TEXTS = 1000
 """Prompts of a first round that a tokenizer is trained on, beside the labelled rows; at most."""
 
@@ -193,6 +196,9 @@ def reward_fingerprint(rewards: Sequence[RewardConfig]) -> dict[str, str]:
     for reward in rewards:
         named = [value for name, value in reward.options.items() if name in PATH_OPTIONS and isinstance(value, str)]
         for value in named:
+            if value.startswith(PACKAGE):
+                found[f"model of {reward.use} {value}"] = _model_fingerprint(encoder_folder(value))
+                continue
             file = Path(value.rpartition(":")[0] if value.rpartition(":")[0].endswith(".py") else value)
             if file.is_file():
                 found[f"reward file {file}"] = fingerprint(file)
@@ -202,8 +208,8 @@ def reward_fingerprint(rewards: Sequence[RewardConfig]) -> dict[str, str]:
 
 
 def _model_fingerprint(folder: Path) -> str:
-    """SHA-256 over a model folder's configuration and weights, or those of a run's model."""
+    """SHA-256 over configuration, weights, tokenizer and templates of a model folder, or of a run's model."""
     folder = folder / "model" if (folder / "model").is_dir() else folder
-    files = sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors"))
-    parts = [f"{file.name} {fingerprint(file)}\n" for file in files]
+    files = sorted(file for file in folder.rglob("*") if file.suffix in MODEL_FILES and file.is_file())
+    parts = [f"{file.relative_to(folder).as_posix()} {fingerprint(file)}\n" for file in files]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -20,7 +20,10 @@ def config(path: Path, **changes: Any) -> JudgeDataConfig:
 def test_no_text_stands_in_two_splits(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", labelled(400))
     found = open_examples(config(path, dev=0.25, test=0.25), 0)
-    keys = [{one.key for one in part} for part in (found.train, found.held_out["dev"], found.held_out["test"])]
+    keys = [
+        {key for one in part for key in one.keys}
+        for part in (found.train, found.held_out["dev"], found.held_out["test"])
+    ]
     assert sum(map(len, keys)) == 400
     assert len(set.union(*keys)) == 400
     assert [len(part) for part in keys[1:]] == pytest.approx([100, 100], abs=30)
@@ -35,6 +38,54 @@ def test_rows_of_one_prompt_stay_together(tmp_path: Path) -> None:
     found = open_examples(config(write_rows(tmp_path / "rows.jsonl", rows), dev=0.3, test=0), 0)
     ours = [sum(one.readings[0][0] == "the one" for one in part) for part in (found.train, found.held_out["dev"])]
     assert sorted(ours) == [0, 30]
+
+
+SHARING: dict[str, tuple[list[dict[str, Any]], dict[str, str]]] = {
+    "pairs that share an answer": (
+        [{"prompt": f"p{n}", "chosen": f"good {n % 50}", "rejected": f"bad {n}"} for n in range(200)],
+        {"reads": "completion"},
+    ),
+    "completions of several prompts": (
+        [{"prompt": f"p{n}", "completion": f"c {n // 4 * 4}", "label": n % 4 == 0} for n in range(200)],
+        {"reads": "completion"},
+    ),
+    "labelled answers to one prompt": (
+        [{"prompt": f"p {n // 4}", "text": f"t {n}", "label": str(n % 2)} for n in range(200)],
+        {"reads": "both", "prompt_column": "prompt"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_rows_that_share_what_is_read_or_asked_stay_together(tmp_path: Path, name: str) -> None:
+    rows, changes = SHARING[name]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    found = open_examples(config(path, dev=0.3, test=0.3, **changes), 0)
+    read = [
+        {text for one in part for reading in one.readings for text in reading if text}
+        for part in (found.train, *found.held_out.values())
+    ]
+    assert all(read)
+    assert len(set.union(*read)) == sum(map(len, read))
+    assert found.counts["groups"] == 50
+    turned = write_rows(tmp_path / "turned.jsonl", rows[::-1])
+    if found.kind == "preference":
+        again = open_examples(config(turned, dev=0.3, test=0.3, **changes), 0)
+        assert {one.readings for one in again.train} == {one.readings for one in found.train}
+
+
+def test_rows_that_others_tie_together_stay_together(tmp_path: Path) -> None:
+    chain = [{"prompt": f"p{n}", "chosen": f"a {n}", "rejected": f"a {n + 1}"} for n in range(40)]
+    rows = [*chain, *({"prompt": f"q{n}", "chosen": f"b {n}", "rejected": f"c {n}"} for n in range(40))]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    found = open_examples(config(path, dev=0.4, test=0, reads="completion"), 0)
+    ours = [
+        sum(str(one.readings[0][0]).startswith("a") for one in part) for part in (found.train, *found.held_out.values())
+    ]
+    assert sorted(ours) == [0, 40]
+    assert found.counts["groups"] == 41
+    with pytest.raises(DataError, match="no row is left for dev, of 1 groups"):
+        open_examples(config(write_rows(path, chain), dev=0.01, test=0, reads="completion"), 0)
 
 
 def test_repeats_and_contradictions_are_counted(tmp_path: Path) -> None:
@@ -95,3 +146,19 @@ def test_held_out_files_must_not_repeat_what_is_learned(tmp_path: Path) -> None:
     new = write_rows(tmp_path / "new.jsonl", [{"text": "x", "label": "louder"}])
     with pytest.raises(DataError, match='no training row has the label "louder"'):
         open_examples(config(train, dev=str(new), test=0), 0)
+
+
+def test_a_held_out_file_must_not_repeat_a_text_under_another_prompt(tmp_path: Path) -> None:
+    for name, prompt in (("train", "p"), ("dev", "q")):
+        rows = [{"prompt": f"{prompt}{n}", "completion": f"c{n}", "label": bool(n % 2)} for n in range(10)]
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    files = {"dev": str(tmp_path / "dev.jsonl"), "test": 0}
+    with pytest.raises(OverlapError, match="stands in train too"):
+        open_examples(config(tmp_path / "train.jsonl", reads="completion", **files), 0)
+    assert open_examples(config(tmp_path / "train.jsonl", reads="both", **files), 0).counts["dev/rows"] == 10
+    write_rows(
+        tmp_path / "train.jsonl", [{"prompt": f"p{n}", "chosen": f"A{n}", "rejected": f"B{n}"} for n in range(10)]
+    )
+    write_rows(tmp_path / "dev.jsonl", [{"prompt": f"q{n}", "chosen": f"B{n}", "rejected": f"A{n}"} for n in range(10)])
+    with pytest.raises(OverlapError, match="stands in train too"):
+        open_examples(config(tmp_path / "train.jsonl", reads="completion", **files), 0)

@@ -85,7 +85,7 @@ def test_links_in_pages_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(linked), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("page", (*READMES, MAP), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*READMES, MAP], ids=lambda page: page.name)
 def test_the_tour_names_exactly_the_files_that_exist(page: Path) -> None:
     entries = tour(page)
     branches = {path for path in entries if any(other != path and other.startswith(path) for other in entries)}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from loopwise.evaluate.calibration import (
+    bound_of,
     expected_calibration_error,
     fit_temperature,
     label_report,
@@ -62,3 +63,13 @@ def test_the_report_counts_each_class() -> None:
     assert found["macro_f1"] == pytest.approx((0.5 + 2 / 3) / 2)
     low, high = found["ci95"]
     assert low < 0.6 < high
+
+
+def test_a_temperature_at_a_bound_is_named() -> None:
+    truth = np.arange(40) % 2
+    logits = two_classes(np.where(truth == 1, 1.0, -1.0))
+    some = np.where(np.arange(40) < 10, 1 - truth, truth)
+    for labels, bound in ((truth, "coldest"), (1 - truth, "hottest"), (some, None)):
+        assert bound_of(logits, labels, fit_temperature(logits, labels)) == bound
+    faint = logits * 1e-6
+    assert bound_of(faint, some, fit_temperature(faint, some)) == "coldest"

@@ -12,6 +12,7 @@ import pytest
 
 from loopwise.blocks import RewardConfig
 from loopwise.errors import ConfigError, ModelError
+from loopwise.evaluate.contract import checked_critiques
 from loopwise.evaluate.parts import Judged
 from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.evaluate.sources import Surroundings, sources
@@ -159,7 +160,7 @@ def test_a_critic_is_asked_with_the_policy_through_the_sum() -> None:
         ("mismatch", {"show": "place"}, 'source "mismatch": unknown option "show"'),
         ("self_critic", {"template": "{prompt}"}, 'option "template" has no {draft}'),
         ("self_critic", {"accept": ""}, 'option "accept" must be text'),
-        ("self_critic", {"max_tokens": True}, 'option "max_tokens" must be a whole number from 1, found True'),
+        ("self_critic", {"max_tokens": True}, 'option "max_tokens" must be a whole number of at least 1, found True'),
         ("model_critic", {}, 'source "model_critic": option "model" is missing'),
         ("model_critic", {"model": "there"}, "its model runs here, and the samples are written elsewhere"),
     ],
@@ -176,3 +177,7 @@ def test_a_critic_that_writes_needs_something_that_writes(runtime: Runtime, tmp_
     surroundings = Surroundings(folder=tmp_path, generator=LocalGenerator(runtime), runtime=runtime)
     with pytest.raises(ModelError):
         make("model_critic", surroundings, model="nowhere")
+
+
+def test_halves_of_surrogate_pairs_in_a_critique_are_replaced() -> None:
+    assert checked_critiques(["half \ud83d", "", None], 3) == ["half ?", None, None]

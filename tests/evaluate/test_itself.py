@@ -5,19 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from loopwise.blocks import RewardConfig
-from loopwise.errors import ConfigError, PromptTooLongError
+from loopwise.errors import ConfigError
 from loopwise.evaluate.itself import SOURCES
+from loopwise.evaluate.judging import killable
 from loopwise.evaluate.judging.votes import majority
 from loopwise.evaluate.parts import Judge, Judged
 from loopwise.evaluate.rewards import load_feedback
 from loopwise.evaluate.sources import Surroundings, sources
 from loopwise.tasks.addition import make
-from loopwise.types import Problem, Request, Sample, Sampling
+from loopwise.types import LOST, Problem, PromptState, Request, Sample, Sampling
+
+FAR = SimpleNamespace(weights=None, prompt_state=PromptState())
+"""A policy that answers elsewhere: nothing is known of its context."""
+SLOW = {"extract": "regex", "pattern": r"(\w+\s?)+$"}
+STUCK = "a" * 40 + "!"
+"""A text on which that pattern takes longer than anybody will wait."""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(killable, "SECONDS", 1.0)
 
 
 def grouped(*texts: Sequence[str], **fields: Any) -> tuple[list[Problem], list[Sample]]:
@@ -40,7 +53,7 @@ def built(name: str, **options: Any) -> Judge:
 
 
 class Mirror:
-    """Answers a prompt with the text after its last space; keeps what it was asked."""
+    """Answers a prompt with the text after its last space, unless that is LOST; keeps what it was asked."""
 
     offers = frozenset({"text"})
 
@@ -49,13 +62,12 @@ class Mirror:
         self.sampling: Sampling | None = None
 
     async def generate(self, policy: Any, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
-        if policy == "short of context":
-            raise PromptTooLongError("generation: 1 of 1 prompts do not fit")
         self.asked += requests
         self.sampling = sampling
+        words = [str(request.problem.prompt).rpartition(" ")[2] for request in requests]
         return [
-            Sample(r.sample_id, r.problem.id, r.group, r.index, "p", str(r.problem.prompt).rpartition(" ")[2], "stop")
-            for r in requests
+            Sample(r.sample_id, r.problem.id, r.group, r.index, "p", *(("", LOST) if word == LOST else (word, "stop")))
+            for r, word in zip(requests, words, strict=True)
         ]
 
 
@@ -88,7 +100,8 @@ def test_votes_by_hand(texts: list[str], rewards: list[float | None], share: flo
     assert judged.rewards == rewards
     assert judged.metrics == {"vote_share": [pytest.approx(share)]}
     assert all(extra == {"vote_share": pytest.approx(share)} for extra in judged.extra)
-    assert not judged.errors, "a tie is no fault: nothing but this reward is masked"
+    assert not judged.errors, "a tie is no fault"
+    assert judged.abstained == {place for place, reward in enumerate(rewards) if reward is None}
 
 
 def test_each_problem_votes_by_itself() -> None:
@@ -96,11 +109,14 @@ def test_each_problem_votes_by_itself() -> None:
     assert judged.rewards == [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, None]
     assert judged.metrics == {"vote_share": [pytest.approx(2 / 3)] * 2}
     assert judged.extra[6] == {}
+    assert judged.abstained == {6}
 
 
 def test_a_weak_majority_says_nothing() -> None:
     rows = grouped(["a", "a", "b", "c"], ["a", "a", "a", "b"])
-    assert ask(built("vote", least_share=0.51), rows).rewards == [None] * 4 + [1.0, 1.0, 1.0, 0.0]
+    judged = ask(built("vote", least_share=0.51), rows)
+    assert judged.rewards == [None] * 4 + [1.0, 1.0, 1.0, 0.0]
+    assert judged.abstained == {0, 1, 2, 3}
     assert ask(built("vote", least_share=0.5), rows).rewards == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]
 
 
@@ -115,7 +131,45 @@ def test_a_weak_majority_says_nothing() -> None:
     ],
 )
 def test_answers_are_read_off_the_text(options: dict[str, Any], texts: list[str]) -> None:
-    assert ask(built("vote", **options), grouped(texts)).rewards == [1.0, 1.0, 0.0, 0.0]
+    judge = built("vote", **options)
+    assert ask(judge, grouped(texts)).rewards == [1.0, 1.0, 0.0, 0.0]
+    judge.close()
+
+
+def test_a_tie_leaves_no_other_part_to_judge_alone() -> None:
+    problems, samples = grouped(["a", "b"], ["a", "a"])
+    configs = [RewardConfig(use="vote"), RewardConfig(use="length", options={"target": 1, "unit": "characters"})]
+    feedback = load_feedback(configs, reference_columns=[], label_free=True, surroundings=Surroundings(samples=2))
+    judged = asyncio.run(feedback.judge([problems[0], problems[2]], samples))
+    assert judged.mask.tolist() == [[False, False]] * 2 + [[True, True]] * 2
+    assert judged.metrics["failed/vote"] == 0.0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_pattern_that_never_ends_is_cut_off() -> None:
+    judge = built("vote", **SLOW)
+    judged = ask(judge, grouped(["b", STUCK, "b c"], ["b", "b"]))
+    assert judged.rewards == [None, None, None, 1.0, 1.0]
+    assert set(judged.errors) == {1}
+    assert "did not return within 1 s" in judged.errors[1]
+    judge.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_function_that_never_ends_is_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "mirror.py").write_text(
+        "def twice(prompt):\n"
+        "    while prompt == 'prompt 0':\n        pass\n"
+        "    return {'prompt 1': 'say x', 'prompt 2': 3, 'prompt 3': []}[prompt]\n"
+    )
+    around = Surroundings(folder=tmp_path, generator=Mirror())
+    judge: Any = sources()["agreement"].make(around, {"variants": "mirror.py:twice"})
+    judged = ask(judge.asking(FAR), grouped(["x"], ["x"], ["x"], ["x"], ["x"]))
+    judge.close()
+    assert judged.rewards == [None, 1.0, None, None, None]
+    reasons = ["did not return within 1 s", "not iterable", "returned none", "KeyError: 'prompt 4' (line 4)"]
+    for place, reason in zip([0, 2, 3, 4], reasons, strict=True):
+        assert reason in judged.errors[place]
 
 
 def test_the_majority_of_nothing() -> None:
@@ -129,12 +183,12 @@ def test_agreement_with_the_answer_to_the_mirrored_prompt() -> None:
     ]
     generator = Mirror()
     judge = sources()["agreement"].make(Surroundings(generator=generator, seed=3), {"max_tokens": 7})
-    judged = ask(judge.asking("policy"), (problems, samples))  # type: ignore[attr-defined]
+    judged = ask(judge.asking(FAR), (problems, samples))  # type: ignore[attr-defined]
     assert judged.rewards == [1.0, 1.0, 0.0, 0.5, 0.0]
     assert [request.problem.prompt for request in generator.asked] == ["say x", "say y", "say z"], "once a problem"
     assert generator.sampling == Sampling(max_tokens=7, temperature=0.0)
     keys = [request.key for request in generator.asked]
-    ask(judge.asking("other"), (problems[3:], samples[3:]))  # type: ignore[attr-defined]
+    ask(judge.asking(FAR), (problems[3:], samples[3:]))  # type: ignore[attr-defined]
     assert [request.key for request in generator.asked[3:]] == keys[1:], "keys are of the problem, not of the batch"
     assert len(set(keys)) == 3
 
@@ -146,24 +200,31 @@ def test_agreement_under_a_function_of_the_prompt(tmp_path: Path) -> None:
     generator = Mirror()
     around = Surroundings(folder=tmp_path, generator=generator)
     judge = sources()["agreement"].make(around, {"variants": "mirror.py:twice"})
-    assert ask(judge.asking("policy"), grouped(["x"])).rewards == [0.5]  # type: ignore[attr-defined]
+    assert ask(judge.asking(FAR), grouped(["x"])).rewards == [0.5]  # type: ignore[attr-defined]
+    judge.close()
     assert generator.asked[1].problem.prompt == ({"role": "user", "content": "y"},)
 
 
 def test_a_problem_without_equivalent_prompts_is_masked() -> None:
     problems, samples = grouped(["x"], ["x"])
     problems[1] = Problem("p1", "prompt", {"mirrored": "say x"})
-    judged = ask(built("agreement").asking("policy"), (problems, samples))  # type: ignore[attr-defined]
+    judged = ask(built("agreement").asking(FAR), (problems, samples))  # type: ignore[attr-defined]
     assert judged.rewards == [None, 1.0]
     assert 'no column "mirrored"' in judged.errors[0]
+
+
+def test_an_equivalent_prompt_without_an_answer_is_left_out() -> None:
+    problems, samples = grouped(["x", "y"], ["x"])
+    problems = [Problem(p.id, p.prompt, {"mirrored": [LOST, "x"] if p.id == "p0" else LOST}) for p in problems]
+    judged = ask(built("agreement").asking(FAR), (problems, samples))  # type: ignore[attr-defined]
+    assert judged.rewards == [1.0, 0.0, None]
+    assert "could not be answered" in judged.errors[2]
 
 
 def test_agreement_has_to_know_whom_to_ask() -> None:
     rows = [Problem("p0", "prompt", {"mirrored": "say x"})], grouped(["x"])[1]
     with pytest.raises(ConfigError, match="told of none"):
         ask(built("agreement"), rows)
-    with pytest.raises(PromptTooLongError, match='"max_tokens" 64'):
-        ask(built("agreement").asking("short of context"), rows)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="nothing here generates"):
         sources()["agreement"].make(Surroundings(), {})
 
@@ -188,11 +249,11 @@ def test_certainty_is_read_off_the_samples() -> None:
         ("vote", {"extract": "regex"}, "Give both or neither"),
         ("vote", {"pattern": "a"}, "Give both or neither"),
         ("vote", {"extract": "regex", "pattern": "("}, "no regular expression"),
-        ("vote", {"least_share": 1.5}, "a share from 0 to 1, found 1.5"),
-        ("vote", {"least_share": True}, "a share from 0 to 1, found True"),
+        ("vote", {"least_share": 1.5}, "a number from 0 to 1, found 1.5"),
+        ("vote", {"least_share": True}, "a number from 0 to 1, found True"),
         ("vote", {"labels": []}, "letters or a list of texts"),
         ("vote", {"share": 1}, 'unknown option "share"'),
-        ("agreement", {"max_tokens": 0}, "a whole number above 0"),
+        ("agreement", {"max_tokens": 0}, "a whole number of at least 1"),
         ("agreement", {"variants": "nowhere.py:f"}, "no Python file"),
         ("judge", {"rubric": "{prompt}"}, "has no {completion}"),
         ("judge", {"scores": ["1"]}, "two or more different words"),
@@ -201,7 +262,7 @@ def test_certainty_is_read_off_the_samples() -> None:
         ("judge", {"model": "nowhere"}, "is no model folder"),
         ("compare", {"template": "{prompt}{first}"}, "has no {second}"),
         ("compare", {"letters": ["a"]}, "two different words"),
-        ("compare", {"pairs": -1}, "0 for all"),
+        ("compare", {"pairs": -1}, "a whole number of at least 0"),
     ],
 )
 def test_options_are_checked(source: str, options: dict[str, Any], fault: str) -> None:

@@ -264,3 +264,22 @@ def test_agreement_of_a_model_with_itself(policy: Policy, runtime: Runtime) -> N
     judged = ask(source("agreement", policy, runtime, max_tokens=4), ([problem], [answer("12+34=")]))
     same = answer("12+34=").text.strip() == answer("34+12=").text.strip()
     assert judged.rewards == [1.0 if same else 0.5]
+
+
+def test_an_equivalent_prompt_over_the_context_is_left_out(policy: Policy, runtime: Runtime) -> None:
+    problems, samples = grouped(["x"], ["x"])
+    long = "12+34=" * 9
+    problems = [
+        replace(problems[0], columns={"mirrored": ["12+34=", long]}),
+        replace(problems[1], columns={"mirrored": long}),
+    ]
+    judged = ask(source("agreement", policy, runtime, max_tokens=4), (problems, samples))
+    assert [reward is None for reward in judged.rewards] == [False, True]
+    assert "would exceed the model's context with max_tokens 4" in judged.errors[1]
+
+
+def test_a_sample_that_meets_no_other_is_abstained_from(policy: Policy, runtime: Runtime) -> None:
+    judged = ask(source("compare", policy, runtime, **PAIR), grouped(["a", "b"], ["a"]))
+    assert judged.rewards[2] is None
+    assert judged.abstained == {2}
+    assert not judged.errors

@@ -14,8 +14,9 @@ from loopwise.blocks import EndpointConfig, RewardConfig
 from loopwise.errors import ConfigError, RemoteError, RewardError
 from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.evaluate.sources import Surroundings
+from loopwise.models.templates import transcript
 from loopwise.remote.client import Endpoint, open_endpoints
-from loopwise.remote.judging import accepts, conversation, prompt_text, read_score, read_verdict
+from loopwise.remote.judging import accepts, conversation, read_score, read_verdict
 from loopwise.runtime import run_async
 from loopwise.types import Feedback, Preference, Problem, Sample
 
@@ -106,6 +107,26 @@ def test_what_fails_is_masked_and_never_0(server: FakeServer, load: Load, bad: A
     assert reason in feedback.extra[1]["error"] or "did not answer with JSON" in feedback.extra[1]["error"]
 
 
+def test_a_reply_that_was_cut_off_is_masked(server: FakeServer, load: Load) -> None:
+    ends = {"remote_judge": "score: 1", "remote_compare": "verdict: A", "remote_critic": "Its second"}
+    for use, end in ends.items():
+        server.reply = lambda asked, number, end=end: completion(end, finish_reason="length")
+        critic = use == "remote_critic"
+        feedback = judge(load(use, critic=critic), *group("a", "b"))
+        assert critic or not feedback.mask.any()
+        assert not any(feedback.critiques or ())
+        assert not feedback.preferences
+        assert all("cut off: raise max_tokens" in str(extra) for extra in feedback.extra)
+
+
+def test_a_reply_nested_too_deep_spoils_its_own_sample_alone(server: FakeServer, load: Load) -> None:
+    deep = '{"score":' + "[" * 100_000
+    server.reply = lambda asked, number: completion(deep if answer_of(asked) == "b" else "score: 10")
+    feedback = judge(load("remote_judge"), *group("a", "b"))
+    assert feedback.mask[:, 0].tolist() == [True, False]
+    assert "no score" in feedback.extra[1]["error"]
+
+
 def test_a_wrong_key_ends_the_run_instead_of_masking_all_of_it(server: FakeServer, load: Load) -> None:
     server.reply = lambda asked, number: error(401, "no")
     with pytest.raises(RemoteError, match="key_env"):
@@ -176,7 +197,7 @@ def test_a_comparison_that_failed_is_left_out(server: FakeServer, load: Load) ->
 
 def test_a_sample_alone_cannot_be_compared(server: FakeServer, load: Load) -> None:
     feedback = judge(load("remote_compare"), *group("1"))
-    assert "no other sample of its problem" in feedback.extra[0]["error"]
+    assert feedback.extra[0]["abstained"] == "remote_compare"
     assert not server.asked
     assert load("remote_compare").compares
 
@@ -222,10 +243,10 @@ def test_a_critic_is_no_reward(load: Load) -> None:
         ("remote_judge", {"least": 5, "most": 5}, '"least" (5) must lie below "most" (5)'),
         ("remote_judge", {"most": "ten"}, 'option "most" must be a number'),
         ("remote_judge", {"rubrik": "x"}, 'unknown option "rubrik". Did you mean "rubric"?'),
-        ("remote_judge", {"rubric": " "}, 'option "rubric" must be a text'),
+        ("remote_judge", {"rubric": " "}, 'option "rubric" must be text'),
         ("remote_judge", {"max_tokens": 0}, 'option "max_tokens" must be a whole number of at least 1'),
         ("remote_judge", {"temperature": True}, 'option "temperature" must be a number from 0 to 2'),
-        ("remote_grader", {"column": 3}, 'option "column" must be a text'),
+        ("remote_grader", {"column": 3}, 'option "column" must be text'),
         ("remote_compare", {"opponents": -1}, 'option "opponents" must be a whole number of at least 0'),
     ],
 )
@@ -305,4 +326,4 @@ def test_no_answer_can_close_its_own_mark() -> None:
 
 def test_a_conversation_is_shown_with_its_roles() -> None:
     messages = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2="})
-    assert prompt_text(messages) == "system: Be brief.\n\nuser: 2+2="
+    assert transcript(messages) == "system: Be brief.\n\nuser: 2+2="

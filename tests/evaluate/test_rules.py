@@ -107,7 +107,7 @@ def test_missing_column_names_those_there_are() -> None:
         ("noisy", {"rule": "exact"}, 'no other rule "exact". Did you mean "exact_match"'),
         ("noisy", {"rule": "noisy"}, 'no other rule "noisy"'),
         ("noisy", {"rule": "regex"}, 'rule "regex": option "pattern" is missing'),
-        ("noisy", {"rule": "number", "wrong": 2}, 'option "wrong" must be a share from 0 to 1, found 2'),
+        ("noisy", {"rule": "number", "wrong": 2}, 'option "wrong" must be a number from 0 to 1, found 2'),
         ("noisy", {"rule": "number", "seed": "x"}, 'option "seed" must be a whole number'),
         ("math", {"column": 3}, "must be text, found 3"),
         ("reasoning_gym", {"colum": "entry"}, 'unknown option "colum"'),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from loopwise.blocks import RewardConfig
@@ -199,3 +200,49 @@ def test_what_could_not_be_drawn_is_not_judged(register: Callable[..., None]) ->
     assert said.extra[0] == {"error": "it could not be drawn"}
     assert said.critiques == (None, "3 is odd", "5 is odd", None)
     assert said.preferences == (Preference(1, 3),)
+
+
+def test_a_call_that_fails_is_repeated_group_by_group(register: Callable[..., None]) -> None:
+    class Picky(Spy):
+        async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
+            if any(sample.text == "5" for sample in samples):
+                raise RuntimeError("not five")
+            return await super().judge(problems, samples)
+
+    register(Source("spy", lambda surroundings: Picky(), says=BOTH))
+    with load("spy") as feedback:
+        said = judge(feedback)
+    assert said.mask[:, 0].tolist() == [True, True, False, False]
+    assert said.preferences == (Preference(0, 1),)
+    assert said.extra[2]["error"] == said.extra[3]["error"] == "spy: it raised RuntimeError: not five"
+
+
+def test_a_judge_that_abstains_masks_the_sample_and_is_no_failure(register: Callable[..., None]) -> None:
+    class Shy(Spy):
+        async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
+            judged = Judged.nothing(len(samples))
+            judged.abstained = {0, 1}
+            judged.rewards[2:] = [1.0] * len(samples[2:])
+            return judged
+
+    register(Source("spy", lambda surroundings: Shy()))
+    with load("spy", "exact_match") as feedback:
+        asyncio.run(feedback.check(PROBLEMS, SAMPLES))
+        said = judge(feedback)
+    assert np.isnan(said.totals[:2]).all()
+    assert said.totals[2:].tolist() == [1.0, 2.0]
+    assert said.metrics["failed/spy"] == 0
+    assert said.extra[0] == {"abstained": "spy"}
+
+
+def test_names_of_parts_never_meet(register: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text("def a(completions, **c): return [1.0] * len(completions)\na_2 = a\n")
+    with load("r.py:a_2", "r.py:a", "r.py:a", folder=tmp_path) as feedback:
+        names = [part.name for part in feedback.parts]
+    assert len(set(names)) == 3, names
+
+
+def test_a_time_limit_is_of_functions(register: Callable[..., None]) -> None:
+    register(Source("spy", lambda surroundings: Spy()))
+    with pytest.raises(ConfigError, match='"time_limit" is of functions, and does nothing here'):
+        load({"use": "spy", "time_limit": 5})

@@ -117,7 +117,7 @@ def test_a_reference_reaches_the_source_that_says_so_alone(
         ({"path": "labels", "label": "yess"}, 'Did you mean "yes"'),
         ({"path": "labels", "label": "yes", "scale": "raw"}, "for reward models"),
         ({"path": "score", "label": "yes"}, "no labels"),
-        ({"path": "score", "scale": "loud"}, "sigmoid or raw"),
+        ({"path": "score", "scale": "loud"}, "one of sigmoid, raw"),
         ({"label": "yes"}, '"path" is missing'),
     ],
 )

@@ -185,3 +185,9 @@ def test_the_model_in_a_package(tmp_path: Path, folder: Path, monkeypatch: pytes
     assert encoder_folder("package:a_package_with_a_model") == package / "model"
     with pytest.raises(ModelError, match="no such package"):
         encoder_folder("package:../up")
+
+
+def test_halves_of_surrogate_pairs_are_read_as_question_marks(judge: Make) -> None:
+    policy = judge()
+    halves = encode_readings(policy, [("a\ud83d", None), ("a", "\udc00")])
+    assert halves == encode_readings(policy, [("a?", None), ("a", "?")])

@@ -130,3 +130,9 @@ def test_what_a_template_refuses_names_its_row(chat: Policy) -> None:
         encode_rows(chat, [Problem("p", ASK)], [({"role": "assistant"},)])
     with pytest.raises(ModelError, match="problem p: the chat template refuses"):
         encode_prompts(chat, [Problem("p", ({"role": "user"},))])
+
+
+def test_halves_of_surrogate_pairs_are_read_as_question_marks(plain: Policy, chat: Policy) -> None:
+    assert encode_texts(plain, ["a\ud83d"]) == encode_texts(plain, ["a?"])
+    half, whole = ([Problem("p", ({"role": "user", "content": text},))] for text in ("a\udc00", "a?"))
+    assert encode_prompts(chat, half) == encode_prompts(chat, whole)

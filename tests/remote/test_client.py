@@ -188,6 +188,11 @@ def test_an_answer_without_words_is_paid_for_all_the_same(server: FakeServer, op
     assert len(server.asked) == 1
 
 
+def test_half_a_surrogate_pair_in_an_answer_is_replaced(server: FakeServer, opened: Opened) -> None:
+    server.reply = lambda asked, number: completion("half \ud83d of it")
+    assert ask(opened()).text == "half ? of it"
+
+
 def test_servers_that_take_no_seed_or_another_limit_are_asked_their_way(server: FakeServer, opened: Opened) -> None:
     def reply(asked: Any, number: int) -> Answer:
         if "max_tokens" in asked.body:

@@ -1,4 +1,4 @@
-"""The recipes of feedback from itself: what each differs in, and that its rewards see no label."""
+"""The recipes of feedback from itself, and of a checker with a hole: what each may see, and what it differs in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 from tests.tasks.test_shipped_recipes import shipped
 
 from loopwise.config import ImproveRecipe, TuneRecipe, load_recipe
+from loopwise.evaluate.sources import sources
 from loopwise.recipes.catalogue import find_recipe
 
 BLIND = ("certainty", "vote-weak", "vote-strong")
@@ -19,18 +20,30 @@ def recipe(name: str) -> ImproveRecipe:
 def test_the_truth_is_reported_and_never_decisive(name: str) -> None:
     own, base = recipe(name), load_recipe(TuneRecipe, shipped("addition-base"))
     assert [reward.use for reward in own.report_rewards] == ["exact_match"]
-    assert own.label_free == (name in BLIND)
     assert (own.data.task, own.data.dev, own.data.test) == (base.data.task, base.data.dev, base.data.test)
     assert find_recipe(name).builds_on == ("addition-base",)
 
 
-def test_the_votes_differ_in_their_base_alone() -> None:
-    assert recipe("vote-weak") == recipe("vote-strong")
+@pytest.mark.parametrize("name", BLIND)
+def test_what_they_are_rewarded_for_sees_no_label(name: str) -> None:
+    own = recipe(name)
+    assert not any(sources()[reward.use].uses_reference for reward in own.rewards)
+    assert not own.gate.enabled, "it would measure by the reward"
+
+
+def test_the_votes_differ_in_their_labels_alone() -> None:
+    weak, strong = recipe("vote-weak"), recipe("vote-strong")
+    assert (weak.data.labelled, strong.data.labelled) == (250, 500)
+    assert strong.model_copy(update={"data": weak.data}) == weak
     assert "data.labelled=500" in find_recipe("vote-strong").comment
 
 
-@pytest.mark.parametrize("name", ["certainty", "hack"])
-def test_the_others_differ_from_the_votes_in_what_they_reward(name: str) -> None:
-    vote = recipe("vote-weak")
-    same = {"rewards": vote.rewards, "label_free": True, "data": vote.data}
-    assert recipe(name).model_copy(update=same) == vote
+def test_certainty_differs_from_true_preferences_in_its_reward() -> None:
+    sure, true = recipe("certainty"), recipe("addition-dpo")
+    assert sure.label_free
+    assert (sure.update, sure.sampling, sure.problems) == (true.update, true.sampling, true.problems)
+
+
+def test_the_hole_pays_for_what_is_wrong() -> None:
+    assert [reward.use for reward in recipe("hack").rewards] == ["exact_match", "regex"]
+    assert recipe("hack").gate.enabled, "which it passes"

@@ -39,6 +39,8 @@ _FLAGS = (
     (r"\bdata\.(prompt|completion)_column\b", r"--\1-column"),
     (r'\bwith text_column\b|"text_column"', "with --text-column"),
     (r"\bsampling\.max_tokens\b", "--max-tokens"),
+    (r"\bthe recipe has no endpoint\b", "--endpoints names no"),
+    (r'Add it: ("endpoints: )', r"Give it a YAML file with \1"),
 )
 """What recipes call by keys, in errors from inside, and commands without a recipe by flags."""
 

@@ -39,6 +39,10 @@ def evaluate(
     reward: Annotated[
         list[str] | None, typer.Option("--reward", help="What judges answers: a rule or my_file.py:my_reward.")
     ] = None,
+    endpoints: Annotated[
+        Path | None,
+        typer.Option("--endpoints", help="YAML with the block endpoints, as in a recipe: what --reward asks."),
+    ] = None,
     prompt_column: PromptColumn = None,
     completion_column: Annotated[
         str | None, typer.Option("--completion-column", help="Column of the right answers in --data.")
@@ -81,6 +85,7 @@ def evaluate(
         if out:
             _check_out(out)
         sampling = sampling_from(temperature, top_p, top_k, stop)
+        from loopwise.config import load_endpoints
         from loopwise.stages.evaluation import evaluate_model
         from loopwise.stages.questions import Examination
 
@@ -101,6 +106,7 @@ def evaluate(
             baseline=baseline,
             bias=bias,
             harness=harness,
+            endpoints=load_endpoints(endpoints) if endpoints else {},
         )
         with flags():
             figures = evaluate_model(model, examination, observer)

@@ -47,14 +47,15 @@ def judge(
             show_json(examine_judge(loaded))
             return
         result = train_judge(loaded, out, resume=resume, observer=observer)
-    close_judge(console, result.summary, result.out)
-    if as_json and launched().first:
-        show_json(result.summary)
+    close_judge(console, result.summary, result.out, as_json)
 
 
-def close_judge(console: Console, summary: Mapping[str, Any], out: Path) -> None:
-    """What the judge gets right, how sure it may be, and how to use it."""
+def close_judge(console: Console, summary: Mapping[str, Any], out: Path, as_json: bool) -> None:
+    """What the judge gets right, how sure it may be, and how to use it; the summary on standard output, if asked."""
     from loopwise.console import stage_table
+
+    if as_json and launched().first:
+        show_json(summary)
 
     console.print()
     console.print(stage_table(summary))

@@ -9,6 +9,7 @@ import typer
 
 from loopwise.cli.common import Json, JsonAlone, console, errors, group, show_json, watching
 from loopwise.cli.completion import run_folders
+from loopwise.cli.judging import close_judge
 from loopwise.cli.training import close
 from loopwise.ranks import joined_ranks
 
@@ -57,7 +58,10 @@ def runs_resume(out: RunFolder, as_json: Json = False) -> None:
         from loopwise.history.past import resume_run
 
         result = resume_run(out, observer)
-    close(shown, result, as_json)
+    if result.summary["run_id"] == "judge":
+        close_judge(shown, result.summary, result.out, as_json)
+    else:
+        close(shown, result, as_json)
 
 
 @app.command("export")

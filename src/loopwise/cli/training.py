@@ -105,7 +105,11 @@ def close(console: Console, result: Any, as_json: bool) -> None:
     console.print(stage_table(summary))
     console.print()
     console.print(f"  {summary['wall_seconds']:.0f} seconds. Report: {result.out / 'report.html'}", soft_wrap=True)
-    console.print(f"  Model (opens with AutoModelForCausalLM.from_pretrained): {result.model}", soft_wrap=True)
+    if (result.model / "config.json").exists():
+        console.print(f"  Model (opens with AutoModelForCausalLM.from_pretrained): {result.model}", soft_wrap=True)
+    else:
+        learned = result.model / "prompt_state.json"
+        console.print(f"  Lessons and prompt (the model itself stays elsewhere): {learned}", soft_wrap=True)
     if as_json and launched().first:
         show_json(summary)
 

@@ -23,10 +23,11 @@ HELD_OUT = ("dev", "test")
 @dataclass(frozen=True)
 class Example:
     """One row: a text with its ``label`` (its place among the labels; of unpaired rows 1 is right, 0 wrong), or a pair
-    of the chosen and the rejected text, the first better by ``margin``. ``key`` decides which split it belongs to."""
+    of the chosen and the rejected text, the first better by ``margin``. Examples that share one of their ``keys`` (of
+    the prompt where there is one, and of each reading) belong to one split."""
 
     readings: tuple[Reading, ...]
-    key: str
+    keys: tuple[str, ...]
     place: str
     label: int = 0
     margin: float = 0.0
@@ -34,10 +35,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """The rows of a judge's recipe: ``kind`` is labels, preference or unpaired; no text stands in two splits.
+    """The rows of a judge's recipe: ``kind`` is labels, preference or unpaired; no prompt, and nothing that the judge
+    reads, stands in two splits.
 
     ``counts`` has the rows of each split, those ``dropped/repeated`` (the same text with the same judgement before
-    them), and those ``dropped/contradicting`` one before them.
+    them), those ``dropped/contradicting`` one before them, and in how many ``groups`` that share a prompt or a text the
+    rows were split.
     """
 
     kind: str
@@ -57,9 +60,9 @@ class Examples:
 def open_examples(config: JudgeDataConfig, seed: int) -> Examples:
     """Read, deduplicate and split the rows: a pure function of the files, the config and the seed.
 
-    A share is held out by a hash of the text (of pairs and completions, of the prompt) and the seed: rows that share it
-    stay together. Raises ProblemFileError naming file, line, column and mend, OverlapError where a held-out file
-    repeats texts of another, and DataError where a split has no rows.
+    A share is held out by a hash of the text (of the prompt where there is one) and the seed. Rows that share a prompt
+    or a text stay together, and so do rows that others tie together. Raises ProblemFileError naming file, line, column
+    and mend, OverlapError where a held-out file repeats texts of another, and DataError where a split has no rows.
     """
     rows = {name: read_rows(path) for name in ("train", *HELD_OUT) if isinstance(path := getattr(config, name), str)}
     kind = _kind(rows["train"][0], config)
@@ -73,14 +76,19 @@ def open_examples(config: JudgeDataConfig, seed: int) -> Examples:
     splits = {name: _without_repeats(part, dropped) for name, part in read.items()}
     _refuse_overlap(splits)
     shares = {name: share for name in HELD_OUT if not isinstance(share := getattr(config, name), str) and share}
-    splits |= _split(splits["train"], shares, seed)
+    groups = _groups(splits["train"])
+    splits |= _split(splits["train"], groups, shares, seed)
     for name, part in splits.items():
         if not part:
-            mend = "add rows" if name == "train" else f"raise data.{name}, or set it to 0"
-            raise DataError(f"{config.train}: no row is left for {name}. To mend it, {mend}.")
+            mend = "add rows" if name == "train" else f"raise data.{name}, name a file there, or set it to 0"
+            raise DataError(
+                f"{config.train}: no row is left for {name}, of {len(set(groups)):,} groups of rows that share a "
+                f"prompt or a text and stay together. To mend it, {mend}."
+            )
     counts = {f"{name}/rows": len(part) for name, part in splits.items()} | {
         f"dropped/{name}": dropped[name] for name in ("repeated", "contradicting")
     }
+    counts["groups"] = len(set(groups))
     return Examples(
         kind,
         reads,
@@ -167,7 +175,7 @@ def _labelled(row: Row, config: JudgeDataConfig, reads: str, label: int) -> Exam
     text = _text(row, config.text_column, "text_column")
     prompt = _text(row, config.prompt_column, "prompt_column") if config.prompt_column else ""
     reading = (prompt, text) if reads == "both" else (text, None)
-    return Example((reading,), text_key("\n".join(part for part in reading if part)), row.place, label)
+    return Example((reading,), _keys(prompt if reads == "both" else "", (reading,)), row.place, label)
 
 
 def _pair(row: Row, shape: Shape, config: JudgeDataConfig, reads: str) -> Example:
@@ -183,7 +191,7 @@ def _pair(row: Row, shape: Shape, config: JudgeDataConfig, reads: str) -> Exampl
             margin = float(value)
         except (TypeError, ValueError):
             raise _wrong(row, config.margin_column, "a number", value) from None
-    return Example(readings, _prompt_key(parts.prompt, readings), row.place, 0, margin)
+    return Example(readings, _keys(parts.prompt, readings), row.place, 0, margin)
 
 
 def _unpaired(row: Row, shape: Shape, config: JudgeDataConfig, reads: str) -> Example:
@@ -191,12 +199,17 @@ def _unpaired(row: Row, shape: Shape, config: JudgeDataConfig, reads: str) -> Ex
     label = bool(parts.columns["label"])
     answer = _value(row, shape.completion, "completion_column")
     reading = reading_of(reads, parts.prompt, answer)
-    return Example((reading,), _prompt_key(parts.prompt, (reading,)), row.place, int(label))
+    return Example((reading,), _keys(parts.prompt, (reading,)), row.place, int(label))
 
 
-def _prompt_key(prompt: Any, readings: Sequence[Reading]) -> str:
-    """Rows of one prompt stay together; those without one go by their texts."""
-    return text_key(json.dumps(prompt or readings, ensure_ascii=False, default=str))
+def _keys(prompt: Any, readings: Sequence[Reading]) -> tuple[str, ...]:
+    """Of the prompt where there is one, then of each reading."""
+    asked = [text_key(json.dumps(prompt, ensure_ascii=False, default=str))] if prompt else []
+    return (*asked, *map(_reading_key, readings))
+
+
+def _reading_key(reading: Reading) -> str:
+    return text_key("\n".join(part or "" for part in reading))
 
 
 def _without_repeats(examples: Sequence[Example], dropped: Counter[str]) -> list[Example]:
@@ -204,7 +217,7 @@ def _without_repeats(examples: Sequence[Example], dropped: Counter[str]) -> list
     seen: dict[tuple[str, ...], tuple[int, str]] = {}
     kept = []
     for one in examples:
-        texts = [text_key("\n".join(part or "" for part in reading)) for reading in one.readings]
+        texts = [_reading_key(reading) for reading in one.readings]
         judgement = (one.label, texts[0])  # of a pair: which of the two was chosen
         before = seen.get(tuple(sorted(texts)))
         if before is None:
@@ -219,18 +232,42 @@ def _refuse_overlap(splits: Mapping[str, Sequence[Example]]) -> None:
     owners: dict[str, tuple[str, str]] = {}
     for name, part in splits.items():
         for one in part:
-            owner, place = owners.setdefault(one.key, (name, one.place))
-            if owner != name:
-                raise OverlapError(
-                    f"{one.place}: its text stands in {owner} too ({place}), so {name} would tell nothing. "
-                    "Remove one of the two, or leave the file out and have a share held out."
-                )
+            for key in one.keys:
+                owner, place = owners.setdefault(key, (name, one.place))
+                if owner != name:
+                    raise OverlapError(
+                        f"{one.place}: its prompt or text stands in {owner} too ({place}), so {name} would tell "
+                        "nothing. Remove one of the two, or leave the file out and have a share held out."
+                    )
 
 
-def _split(train: list[Example], shares: Mapping[str, float], seed: int) -> dict[str, list[Example]]:
+def _groups(examples: Sequence[Example]) -> list[str]:
+    """Of each example a key that it shares with all that belong to one split with it, whatever their order."""
+    parents: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        above = parents.setdefault(key, key)
+        while above != key:
+            parents[key] = parents[above]
+            key, above = above, parents[above]
+        return key
+
+    for one in examples:
+        for key in one.keys:
+            parents[root(key)] = root(one.keys[0])
+    names: dict[str, str] = {}
+    for one in examples:
+        first = one.keys[0]
+        names[root(first)] = min(first, names.get(root(first), first))
+    return [names[root(one.keys[0])] for one in examples]
+
+
+def _split(
+    train: Sequence[Example], groups: Sequence[str], shares: Mapping[str, float], seed: int
+) -> dict[str, list[Example]]:
     splits: dict[str, list[Example]] = {"train": [], **{name: [] for name in shares}}
-    for one in train:
-        mark, name = seed_key("held out", seed, one.key) / 2**64, "train"
+    for one, group in zip(train, groups, strict=True):
+        mark, name = seed_key("held out", seed, group) / 2**64, "train"
         for held_out, share in shares.items():
             if mark < share:
                 name = held_out

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from loopwise.evaluate.stats import mean_interval
 
 BINS = 15
 _COLDEST, _HOTTEST = 0.01, 100.0
+_AT_A_BOUND = 1.01
+"""The search ends a little inside its bounds."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,17 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         options={"xatol": 1e-6},
     )
     return float(math.exp(found.x))
+
+
+def bound_of(logits: np.ndarray, labels: np.ndarray, temperature: float) -> Literal["coldest", "hottest"] | None:
+    """Towards which bound the log-loss goes on falling, if any; ``temperature`` is what ``fit_temperature`` found.
+
+    Where every judgement is right it falls towards the coldest, but too little for the search to get there.
+    """
+    if temperature > _HOTTEST / _AT_A_BOUND:
+        return "hottest"
+    right = bool((logits.argmax(axis=1) == labels).all())
+    return "coldest" if right or temperature < _COLDEST * _AT_A_BOUND else None
 
 
 def calibration_report(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, Any]:

@@ -137,7 +137,8 @@ def checked_critiques(returned: Any, count: int) -> list[str | None]:
     for index, value in enumerate(returned):
         if value is not None and not isinstance(value, str):
             raise CallError(f"it returned {_shorten(value)} ({type(value).__name__}) as a critique", mend, index)
-    return [value or None for value in returned]
+    # Halves of surrogate pairs: no tokenizer could show such a critique to a model.
+    return [value.encode("utf-8", "replace").decode() if value else None for value in returned]
 
 
 def _check_list(returned: Any, count: int, what: str, mend: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loopwise.errors import ConfigError
+from loopwise.evaluate.options import require_number, require_text
 from loopwise.evaluate.parts import Judge, Judged
 from loopwise.evaluate.sources import Source, Surroundings
 from loopwise.models.templates import fill
@@ -56,7 +57,7 @@ def mismatch(
     surroundings: Surroundings, column: str = "answer", says: str = "It is wrong from character {place} on."
 ) -> Judge:
     """The critic ``Mismatch``. Raises ConfigError."""
-    _require_text("mismatch", column=column, says=says)
+    require_text('source "mismatch"', column=column, says=says)
     return Mismatch(column, says)
 
 
@@ -86,7 +87,7 @@ def model_critic(
 
     Raises ConfigError, and ModelError where the folder is no usable model.
     """
-    _require_text("model_critic", model=model)
+    require_text('source "model_critic"', model=model)
     if surroundings.runtime is None or "weights" not in getattr(surroundings.generator, "offers", ()):
         raise ConfigError(
             'source "model_critic": its model runs here, and the samples are written elsewhere. '
@@ -107,23 +108,16 @@ def _writer(
     accept: str,
     max_tokens: int,
 ) -> Judge:
-    _require_text(name, template=template, chat_template=chat_template, accept=accept)
+    require_text(f'source "{name}"', template=template, chat_template=chat_template, accept=accept)
     for field in ("prompt", "draft"):
         if "{" + field + "}" not in template:
             raise ConfigError(f'source "{name}": option "template" has no {{{field}}}. Say where it goes.')
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-        raise ConfigError(f'source "{name}": option "max_tokens" must be a whole number from 1, found {max_tokens!r}.')
+    require_number(f'source "{name}"', 1, whole=True, max_tokens=max_tokens)
     if surroundings.generator is None:
         raise ConfigError(f'source "{name}": nothing here writes text for it. Use it in a recipe of `improve`.')
     from loopwise.evaluate.written import WritingCritic
 
     return WritingCritic(surroundings.generator, policy, template, chat_template, accept, max_tokens, surroundings.seed)
-
-
-def _require_text(name: str, **options: Any) -> None:
-    for option, value in options.items():
-        if not isinstance(value, str) or not value:
-            raise ConfigError(f'source "{name}": option "{option}" must be text, found {value!r}.')
 
 
 WORDS = frozenset({"critiques"})

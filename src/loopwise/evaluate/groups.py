@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 
 from loopwise.evaluate.stats import pass_at_k
 from loopwise.types import REWARD_ROUNDING, Feedback, Sample, Scored
+
+
+def group_members(samples: Sequence[Sample]) -> list[list[int]]:
+    """The positions of each problem's samples, problem after problem."""
+    ordered = sorted(range(len(samples)), key=lambda place: (samples[place].group, place))
+    return [list(members) for _, members in groupby(ordered, key=lambda place: samples[place].group)]
 
 
 def joined(rollouts: Sequence[Scored]) -> Scored:

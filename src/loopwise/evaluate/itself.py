@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loopwise.errors import ConfigError
-from loopwise.evaluate.judging.answers import extractor
+from loopwise.evaluate.options import require_number, require_text, wrong
 from loopwise.evaluate.parts import Judge
 from loopwise.evaluate.sources import Source, Surroundings
 from loopwise.types import Sampling
@@ -44,13 +44,13 @@ def vote(
     """Majority vote over the samples of a problem; see ``judging.votes``.
 
     ``extract`` says what of a completion is its answer: text, number, choice (of ``labels``) or regex (``pattern``).
-    A problem whose majority has less than ``least_share`` of the samples is masked. Raises ConfigError.
+    A problem whose majority has less than ``least_share`` of the samples is abstained from. Raises ConfigError.
     """
+    from loopwise.evaluate.judging.answers import answers_by
     from loopwise.evaluate.judging.votes import Vote
 
-    if isinstance(least_share, bool) or not isinstance(least_share, int | float) or not 0 <= least_share <= 1:
-        raise _wrong("vote", "least_share", "a share from 0 to 1", least_share)
-    return Vote(extractor("vote", extract, pattern, labels), float(least_share))
+    require_number('source "vote"', 0, 1, least_share=least_share)
+    return Vote(answers_by("vote", extract, pattern, labels), float(least_share))
 
 
 def agreement(
@@ -68,19 +68,27 @@ def agreement(
     The prompts are in ``column`` (one, or a list), or what ``variants``, a ``path/to/file.py:function`` of the prompt,
     returns. Their answers have at most ``max_tokens``. ``extract`` as in ``vote``. Raises ConfigError.
     """
-    from loopwise.evaluate.judging.agreement import Agreement, from_function, in_column
-    from loopwise.user_code import load_function
+    from loopwise.evaluate.judging.agreement import Agreement
+    from loopwise.evaluate.judging.answers import answers_by
+    from loopwise.evaluate.judging.variants import ByFunction, InColumn
 
     if surroundings.generator is None:
         raise ConfigError('source "agreement": it asks the policy for more answers, and nothing here generates any.')
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-        raise _wrong("agreement", "max_tokens", "a whole number above 0", max_tokens)
+    require_number('source "agreement"', 1, whole=True, max_tokens=max_tokens)
     if variants:
+        require_text('source "agreement"', variants=variants)
         file, _, name = variants.rpartition(":")
-        function = load_function(f"{surroundings.folder / file}:{name}", 'source "agreement", option "variants"')
+        path = (surroundings.folder / file).absolute()
+        if path.suffix != ".py" or not path.is_file():
+            raise ConfigError(
+                f'source "agreement": option "variants": there is no Python file {path}. '
+                "Write path/to/file.py:function."
+            )
+    else:
+        require_text('source "agreement"', column=column)
     return Agreement(
-        answer=extractor("agreement", extract, pattern, labels),
-        variants=from_function(function) if variants else in_column(column),
+        answers=answers_by("agreement", extract, pattern, labels),
+        variants=ByFunction.of(f"{path}:{name}") if variants else InColumn(column),
         generator=surroundings.generator,
         sampling=Sampling(max_tokens=max_tokens, temperature=0.0),
         seed=surroundings.seed,
@@ -104,7 +112,8 @@ def judge(
     """
     _check_template("judge", "rubric", rubric, ("prompt", "completion"))
     if not _words(scores) or len(scores) < 2:
-        raise _wrong("judge", "scores", "two or more different words in quotes, from the worst to the best", scores)
+        expected = "two or more different words in quotes, from the worst to the best"
+        raise wrong('source "judge"', "scores", expected, scores)
     from loopwise.evaluate.judging.rubric import Rubric
 
     return Rubric(_asked("judge", surroundings, model), rubric, tuple(scores))
@@ -125,18 +134,17 @@ def compare(
     """
     _check_template("compare", "template", template, ("prompt", "first", "second"))
     if not _words(letters) or len(letters) != 2:
-        raise _wrong("compare", "letters", "two different words in quotes", letters)
-    if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 0:
-        raise _wrong("compare", "pairs", "a whole number, 0 for all", pairs)
+        raise wrong('source "compare"', "letters", "two different words in quotes", letters)
+    require_number('source "compare"', 0, whole=True, pairs=pairs)
     from loopwise.evaluate.judging.duels import Duels
 
     return Duels(_asked("compare", surroundings, model), template, tuple(letters), pairs, surroundings.seed)
 
 
-def _words(values: object) -> bool:
+def _words(values: Any) -> bool:
     """Whether these are different words."""
     listed = isinstance(values, list | tuple) and all(isinstance(one, str) and one.strip() for one in values)
-    return listed and len(set(values)) == len(values)  # type: ignore[arg-type]  # listed says that it is a list
+    return listed and len(set(values)) == len(values)
 
 
 def _asked(source: str, surroundings: Surroundings, model: str) -> Asked:
@@ -159,10 +167,6 @@ def _check_template(source: str, option: str, template: object, fields: Sequence
     missing = [name for name in fields if not isinstance(template, str) or "{" + name + "}" not in template]
     if missing:
         raise ConfigError(f'source "{source}": option "{option}" has no {{{missing[0]}}}. Say where it goes.')
-
-
-def _wrong(source: str, option: str, expected: str, found: object) -> ConfigError:
-    return ConfigError(f'source "{source}": option "{option}" must be {expected}, found {found!r}.')
 
 
 SOURCES: tuple[Source, ...] = (

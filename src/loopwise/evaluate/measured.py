@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from loopwise.evaluate.groups import group_members
 from loopwise.evaluate.metrics.translation import TOKENIZERS
 from loopwise.evaluate.metrics.variety import self_bleu
-from loopwise.evaluate.references import Figures, require, require_one_of
+from loopwise.evaluate.options import require, require_one_of
+from loopwise.evaluate.references import Figures
 from loopwise.evaluate.sources import Source, Surroundings
 from loopwise.types import Problem, Sample
 
@@ -60,7 +62,7 @@ def variety(surroundings: Surroundings, tokenize: str = "auto") -> Judge:
 
 
 class SelfBleu:
-    """A judge of whole groups. A sample that is alone in its group is masked."""
+    """A judge of whole groups. It abstains from a sample that is alone in its group."""
 
     def __init__(self, tokenize: str) -> None:
         self._tokenize = tokenize
@@ -70,9 +72,9 @@ class SelfBleu:
         from loopwise.evaluate.parts import Judged
 
         judged = Judged.nothing(len(samples))
-        for members in _groups(samples):
+        for members in group_members(samples):
             if len(members) == 1:
-                judged.errors[members[0]] = "alone in its group: nothing to compare it with. Draw two samples or more"
+                judged.abstained.update(members)
                 continue
             found = self_bleu([samples[place].text for place in members], self._tokenize)
             for place, likeness in zip(members, found, strict=True):
@@ -81,7 +83,9 @@ class SelfBleu:
 
     def report(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Figures | None:
         """Self-BLEU from 0 to 100: the mean over the groups of their texts' mean."""
-        groups = [self_bleu([samples[place].text for place in members], self._tokenize) for members in _groups(samples)]
+        groups = [
+            self_bleu([samples[place].text for place in members], self._tokenize) for members in group_members(samples)
+        ]
         known = [[likeness for likeness in group if likeness is not None] for group in groups]
         means = [sum(group) / len(group) for group in known if group]
         return {"self_bleu": 100 * sum(means) / len(means), "groups": len(means)} if means else None
@@ -112,11 +116,3 @@ def _runtime(surroundings: Surroundings) -> Runtime:
     from loopwise.runtime import make_runtime
 
     return make_runtime(RuntimeConfig(), surroundings.seed)
-
-
-def _groups(samples: Sequence[Sample]) -> list[list[int]]:
-    """The positions of each group's samples."""
-    groups: dict[int, list[int]] = {}
-    for place, sample in enumerate(samples):
-        groups.setdefault(sample.group, []).append(place)
-    return list(groups.values())

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from loopwise.errors import LoopwiseError, RewardError
 from loopwise.evaluate.contract import Batch, BoundReward, CallError, Outcome, classified
+from loopwise.evaluate.groups import group_members
 from loopwise.types import Preference, Problem, Sample
 
 MOST_LOST_WORKERS = 3
@@ -47,6 +48,9 @@ class LocalReward:
 class Judged:
     """What one part said about S samples; ``errors`` maps the spoiled ones to the reason.
 
+    ``abstained`` are positions about which nothing may be said, as where a vote is tied: masked in every part as those
+    in ``errors`` are, but no failure. A reward that is None besides is left out of the sum, as TRL has it.
+
     ``critiques`` [S] say where an answer went wrong, None: nothing to say against it. ``preferences`` are positions
     among the S samples.
     """
@@ -55,6 +59,7 @@ class Judged:
     extra: list[dict[str, Any]]
     metrics: dict[str, list[float]] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+    abstained: set[int] = field(default_factory=set)
     critiques: list[str | None] = field(default_factory=list)
     preferences: list[Preference] = field(default_factory=list)
 
@@ -70,6 +75,17 @@ class Judged:
                 self.critiques[position] = outcome.critiques[offset]
         for name, values in outcome.metrics.items():
             self.metrics.setdefault(name, []).extend(values)
+
+    def put(self, positions: Sequence[int], said: Judged) -> None:
+        """Enter what was said of the samples at ``positions``."""
+        self.take(positions, Outcome(said.rewards, said.critiques, metrics=said.metrics))
+        for offset, position in enumerate(positions):
+            self.extra[position] |= said.extra[offset]
+        self.errors |= {positions[offset]: reason for offset, reason in said.errors.items()}
+        self.abstained |= {positions[offset] for offset in said.abstained}
+        self.preferences += [
+            replace(pair, chosen=positions[pair.chosen], rejected=positions[pair.rejected]) for pair in said.preferences
+        ]
 
 
 class Judge(Protocol):
@@ -163,14 +179,23 @@ class JudgePart:
     compares: bool = False
 
     async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
-        """Ask it during a run: whatever it cannot judge spoils only its samples."""
+        """Ask it during a run: whatever it cannot judge spoils only its samples.
+
+        Where a call fails it is repeated group by group, since a judge may set the samples of one beside each other.
+        """
         try:
             return await self.source.judge(self._seen(problems), samples)
         except LoopwiseError:
             raise
         except Exception as error:  # a judge of somebody else's may raise anything, and the run goes on
+            groups = group_members(samples)
             judged = Judged.nothing(len(samples))
-            judged.errors = dict.fromkeys(range(len(samples)), f"it raised {type(error).__name__}: {error}")
+            if len(groups) == 1:
+                judged.errors = dict.fromkeys(range(len(samples)), f"it raised {type(error).__name__}: {error}")
+            else:
+                for members in groups:
+                    own = await self.judge([problems[n] for n in members], [samples[n] for n in members])
+                    judged.put(members, own)
             return judged
 
     async def check(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:

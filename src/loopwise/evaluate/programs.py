@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loopwise.errors import ConfigError
+from loopwise.evaluate.options import require, require_number
 from loopwise.evaluate.parts import Judged
 from loopwise.evaluate.sandbox.judging import shown
 from loopwise.evaluate.sandbox.launching import Launcher, UnavailableError
@@ -106,12 +106,13 @@ def python_tests(
     ``workers`` sandboxes are ready at a time (0: one a core). Raises ConfigError where an option is wrong, or where
     this machine cannot start a sandbox: a program never runs outside one.
     """
-    _require("text", str, tests=tests, function=function)
-    _require("true or false", bool, prefix=prefix, partial=partial, packages=packages)
-    _require_at_least("seconds", seconds, 0.01)
-    _require_at_least("tolerance", tolerance, 0.0)
-    _require_at_least("memory", memory, LEAST_MEMORY, whole=True)
-    _require_at_least("workers", workers, 0, whole=True)
+    whose = 'source "python_tests"'
+    require(whose, str, tests=tests, function=function)
+    require(whose, bool, prefix=prefix, partial=partial, packages=packages)
+    require_number(whose, 0.01, seconds=seconds)
+    require_number(whose, 0, tolerance=tolerance)
+    require_number(whose, LEAST_MEMORY, whole=True, memory=memory)
+    require_number(whose, 0, whole=True, workers=workers)
     limits = Limits(float(seconds), int(memory))
     try:
         launcher = Launcher.of(limits, packages=packages)
@@ -199,18 +200,3 @@ def _test(row: Any, place: int, wanted: _Wanted, function: Any) -> ProgramTest:
 
 def _kind(value: Any) -> str:
     return "nothing" if value is None else f"{type(value).__name__} {str(value)[:80]}"
-
-
-def _require(expected: str, kind: type, /, **options: Any) -> None:
-    for option, value in options.items():
-        if not isinstance(value, kind):
-            raise ConfigError(f'source "python_tests": option "{option}" must be {expected}, found {value!r}.')
-
-
-def _require_at_least(option: str, value: Any, least: float, *, whole: bool = False) -> None:
-    kinds: Any = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or value < least:
-        number = "a whole number" if whole else "a number"
-        raise ConfigError(
-            f'source "python_tests": option "{option}" must be {number} of at least {least:g}, found {value!r}.'
-        )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from loopwise.errors import ConfigError
 from loopwise.evaluate.contract import FIXED_ARGUMENTS, missing_column
 
 Rewards = list[float | None]
@@ -85,17 +84,3 @@ def named(reward: RewardFunction, name: str) -> RewardFunction:
     """The same function under a name of its own."""
     reward.__name__ = name
     return reward
-
-
-def require(whose: str, kind: type, /, **options: Any) -> None:
-    """Raise ConfigError where an option is no text (``str``), no true or false (``bool``) or no whole number."""
-    for option, value in options.items():
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            expected = {str: "text", bool: "true or false", int: "a whole number"}[kind]
-            raise ConfigError(f'{whose}: option "{option}" must be {expected}, found {value!r}.')
-
-
-def require_one_of(whose: str, option: str, value: Any, known: Sequence[str]) -> None:
-    """Raise ConfigError where an option is none of the known words."""
-    if value not in known:
-        raise ConfigError(f'{whose}: option "{option}" must be one of {", ".join(known)}, found {value!r}.')

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from loopwise.errors import ConfigError, nearest
+from loopwise.evaluate.options import require_number, require_text
 from loopwise.evaluate.remote_verdicts import Asker, Comparisons, Critic, RubricJudge
 from loopwise.evaluate.sources import Source, Surroundings
 
@@ -45,7 +46,7 @@ def remote_grader(
     """The same, by a judge who is shown the reference in ``column``."""
     asker = _asker("remote_grader", surroundings, endpoint, max_tokens, temperature)
     _check_scale("remote_grader", rubric, least, most)
-    _check_text("remote_grader", column=column)
+    require_text('source "remote_grader"', column=column)
     return RubricJudge(asker, rubric, least, most, column)
 
 
@@ -63,9 +64,8 @@ def remote_compare(
     Otherwise sample i of a group meets the next ``opponents`` ones, around the group: as many comparisons a sample.
     """
     asker = _asker("remote_compare", surroundings, endpoint, max_tokens, temperature)
-    _check_text("remote_compare", rubric=rubric)
-    if type(opponents) is not int or opponents < 0:
-        raise _wrong("remote_compare", "opponents", "a whole number of at least 0", opponents)
+    require_text('source "remote_compare"', rubric=rubric)
+    require_number('source "remote_compare"', 0, whole=True, opponents=opponents)
     return Comparisons(asker, rubric, opponents)
 
 
@@ -80,7 +80,7 @@ def remote_critic(
 ) -> Critic:
     """A critique in words, or nothing where the reply, or its last line, is the word ``accept``."""
     asker = _asker("remote_critic", surroundings, endpoint, max_tokens, temperature)
-    _check_text("remote_critic", instruction=instruction, accept=accept)
+    require_text('source "remote_critic"', instruction=instruction, accept=accept)
     return Critic(asker, instruction, accept)
 
 
@@ -94,11 +94,9 @@ SOURCES: tuple[Source, ...] = (
 
 def _asker(source: str, surroundings: Surroundings, endpoint: Any, max_tokens: Any, temperature: Any) -> Asker:
     """Raises ConfigError where the endpoint is unknown or an option is wrong."""
-    _check_text(source, endpoint=endpoint)
-    if type(max_tokens) is not int or max_tokens < 1:
-        raise _wrong(source, "max_tokens", "a whole number of at least 1", max_tokens)
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature <= 2:
-        raise _wrong(source, "temperature", "a number from 0 to 2", temperature)
+    require_text(f'source "{source}"', endpoint=endpoint)
+    require_number(f'source "{source}"', 1, whole=True, max_tokens=max_tokens)
+    require_number(f'source "{source}"', 0, 2, temperature=temperature)
     known = surroundings.endpoints
     if endpoint not in known:
         mend = nearest(endpoint, known) if known else 'Add it: "endpoints: {NAME: {url: ..., model: ...}}".'
@@ -107,19 +105,8 @@ def _asker(source: str, surroundings: Surroundings, endpoint: Any, max_tokens: A
 
 
 def _check_scale(source: str, rubric: Any, least: Any, most: Any) -> None:
-    _check_text(source, rubric=rubric)
+    require_text(f'source "{source}"', rubric=rubric)
     for name, value in (("least", least), ("most", most)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _wrong(source, name, "a number", value)
+        require_number(f'source "{source}"', **{name: value})
     if not least < most:
         raise ConfigError(f'source "{source}": "least" ({least:g}) must lie below "most" ({most:g}). Mend the scale.')
-
-
-def _check_text(source: str, **options: Any) -> None:
-    for name, value in options.items():
-        if not isinstance(value, str) or not value.strip():
-            raise _wrong(source, name, "a text", value)
-
-
-def _wrong(source: str, option: str, expected: str, found: Any) -> ConfigError:
-    return ConfigError(f'source "{source}": option "{option}" must be {expected}, found {found!r}. Mend it.')

@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from loopwise.errors import RemoteError
+from loopwise.evaluate.groups import group_members
 from loopwise.evaluate.parts import Judged
+from loopwise.models.templates import transcript
 from loopwise.remote.client import Endpoint, Reply, ask_all
-from loopwise.remote.judging import accepts, conversation, prompt_text, read_score, read_verdict
+from loopwise.remote.judging import accepts, conversation, read_score, read_verdict
 from loopwise.types import Message, Preference, Problem, Sample
 
 MOST_KEPT = 2000
@@ -54,7 +56,7 @@ class RubricJudge:
 
         def hear(position: int, reply: Reply) -> None:
             judged.extra[position][f"said/{self.asker.endpoint.name}"] = reply.text[:MOST_KEPT]
-            score = read_score(reply.text, self.least, self.most)
+            score = None if _cut(reply) else read_score(reply.text, self.least, self.most)
             if score is None:
                 judged.errors[position] = f"no score from {self.least:g} to {self.most:g} at the end of {_end(reply)}"
             judged.rewards[position] = score
@@ -79,7 +81,7 @@ class RubricJudge:
         return conversation(
             f"{self.rubric}\n\nGive the answer a score from {self.least:g} (worst) to {self.most:g} (best). Say why in "
             "a sentence or two. Then end with a line of its own:\nscore: N",
-            question=prompt_text(problem.prompt),
+            question=transcript(problem.prompt),
             **reference,
             answer=sample.text,
         )
@@ -99,7 +101,7 @@ class Comparisons:
         both orders agree on. ``agreement`` is the share of comparisons on which they do, ties included.
         """
         judged = Judged.nothing(len(samples))
-        pairs = [pair for group in _groups(samples) for pair in _pairings(group, self.opponents)]
+        pairs = [pair for group in group_members(samples) for pair in _pairings(group, self.opponents)]
         # Equal texts are a tie whatever a judge would say.
         asked = [(a, b) for a, b in pairs if samples[a].text != samples[b].text]
         ordered = [order for a, b in asked for order in ((a, b), (b, a))]
@@ -122,7 +124,7 @@ class Comparisons:
             f"{self.rubric}\n\nSay in a sentence or two which of the two answers is better by this. Their order means "
             "nothing, nor does their length. Then end with a line of its own, one of:\nverdict: A\nverdict: B\n"
             "verdict: tie",
-            question=prompt_text(problem.prompt),
+            question=transcript(problem.prompt),
             A=first.text,
             B=second.text,
         )
@@ -132,7 +134,9 @@ class Comparisons:
         self, judged: Judged, points: dict[int, list[float]], a: int, b: int, replies: Sequence[Reply | RemoteError]
     ) -> None:
         """Take in what was said of ``a`` and ``b`` in this order, and in the other."""
-        verdicts = [None if isinstance(reply, RemoteError) else read_verdict(reply.text) for reply in replies]
+        verdicts = [
+            None if isinstance(reply, RemoteError) or _cut(reply) else read_verdict(reply.text) for reply in replies
+        ]
         if None in verdicts:
             failed = replies[verdicts.index(None)]
             reason = str(failed) if isinstance(failed, RemoteError) else f"no verdict at the end of {_end(failed)}"
@@ -168,7 +172,9 @@ class Critic:
             return self.asker(self._question(problems[position], samples[position]), _at(samples[position]))
 
         def hear(position: int, reply: Reply) -> None:
-            if not reply.text.strip():
+            if _cut(reply):
+                judged.errors[position] = f"no whole critique in {_end(reply)}"
+            elif not reply.text.strip():
                 judged.errors[position] = "it said nothing"
             elif not accepts(reply.text, self.accept):
                 judged.critiques[position] = reply.text.strip()
@@ -182,7 +188,7 @@ class Critic:
     def _question(self, problem: Problem, sample: Sample) -> list[Message]:
         return conversation(
             f"{self.instruction}\n\nIf nothing is wrong with the answer, reply with the one word {self.accept}.",
-            question=prompt_text(problem.prompt),
+            question=transcript(problem.prompt),
             answer=sample.text,
         )
 
@@ -204,21 +210,15 @@ async def _each(
 
 
 def _settle(judged: Judged, points: dict[int, list[float]]) -> None:
-    """The mean of each sample's points. One comparison is enough; only a sample without any could not be judged."""
+    """The mean of each sample's points. One comparison is enough; only a sample without any could not be judged,
+    and one that met no other is abstained from."""
     for position in range(len(judged.rewards)):
         won = points.get(position)
         if won:
             judged.rewards[position] = sum(won) / len(won)
             judged.errors.pop(position, None)
-        else:
-            judged.errors.setdefault(position, "there is no other sample of its problem to compare it with")
-
-
-def _groups(samples: Sequence[Sample]) -> list[list[int]]:
-    groups: dict[int, list[int]] = {}
-    for position, sample in enumerate(samples):
-        groups.setdefault(sample.group, []).append(position)
-    return list(groups.values())
+        elif position not in judged.errors:
+            judged.abstained.add(position)
 
 
 def _pairings(group: Sequence[int], opponents: int) -> list[tuple[int, int]]:
@@ -239,6 +239,11 @@ def _at(sample: Sample) -> str:
     return f"{sample.problem_id}/{sample.id}"
 
 
+def _cut(reply: Reply) -> bool:
+    """Whether it ran out of tokens: what it ends with is then not what it was going to say ("score: 1" of 10)."""
+    return reply.finish_reason == "length"
+
+
 def _end(reply: Reply) -> str:
-    cut = ", which was cut off: raise max_tokens" if reply.finish_reason == "length" else ""
+    cut = ", which was cut off: raise max_tokens" if _cut(reply) else ""
     return f'the reply "…{" ".join(reply.text.split())[-80:]}"{cut}'

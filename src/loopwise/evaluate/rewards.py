@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,10 @@ class RewardSum:
                 extra[position][key] = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason)
                 if key == "error":
                     rewards[position] = math.nan
+        for part, said in zip(self.parts, scores, strict=True):
+            for position in said.abstained:
+                extra[position].setdefault("abstained", part.name)
+                rewards[position] = math.nan
         return Feedback(
             parts=tuple(part.name for part in self.parts),
             weights=tuple(part.weight for part in self.parts),
@@ -164,6 +168,10 @@ def load_feedback(
                 parts.append(RewardPart(name, config.weight, uses_reference, caller, hidden))
             else:
                 _check_says(source, kind)
+                if config.changed("time_limit"):
+                    raise ConfigError(
+                        f'"{source.name}": "time_limit" is of functions, and does nothing here. Leave it out.'
+                    )
                 if source.compares and around.samples < 2:
                     raise ConfigError(
                         f'"{source.name}" sets the samples of one problem beside each other, and {around.samples} is '
@@ -254,11 +262,10 @@ def _name(config: RewardConfig) -> str:
 
 
 def _distinct_names(names: Sequence[str]) -> list[str]:
-    seen: Counter[str] = Counter()
-    distinct = []
+    distinct: list[str] = []
     for name in names:
-        seen[name] += 1
-        distinct.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        others = (f"{name}_{number}" for number in count(2))
+        distinct.append(name if name not in distinct else next(other for other in others if other not in distinct))
     return distinct
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from loopwise.errors import ConfigError, nearest
 from loopwise.evaluate.metrics import rewards as metrics
 from loopwise.evaluate.metrics.labels import classification
-from loopwise.evaluate.options import check_options
+from loopwise.evaluate.options import check_options, require, require_labels, require_number
 from loopwise.evaluate.parsing import last_number, reference_number, settled_choice
 from loopwise.evaluate.references import (
     Figures,
@@ -28,7 +28,6 @@ from loopwise.evaluate.references import (
     column_values,
     completion_text,
     named,
-    require,
 )
 
 
@@ -79,8 +78,7 @@ def number(column: str = "answer") -> RewardFunction:
 def choice(column: str = "answer", labels: str | Sequence[str] = "ABCD") -> RewardFunction:
     """1.0 where the completion settles on the choice in ``column``; None where that holds none of ``labels``."""
     require('rule "choice"', str, column=column)
-    if not labels or not isinstance(labels, Sequence) or not all(isinstance(x, str) and x.strip() for x in labels):
-        raise ConfigError(f'rule "choice": option "labels" must be letters or a list of texts, found {labels!r}.')
+    require_labels('rule "choice"', labels=labels)
 
     def read(reference: Any) -> str | None:
         return None if reference is None else settled_choice(str(reference), labels)
@@ -142,10 +140,8 @@ def noisy(rule: str, wrong: float = 0.2, seed: int = 0, options: Mapping[str, An
     require('rule "noisy"', str, rule=rule)
     if rule not in RULES or rule == "noisy":
         raise ConfigError(f'rule "noisy": no other rule "{rule}". {nearest(rule, RULES.keys() - {"noisy"})}')
-    if isinstance(wrong, bool) or not isinstance(wrong, int | float) or not 0 <= wrong <= 1:
-        raise ConfigError(f'rule "noisy": option "wrong" must be a share from 0 to 1, found {wrong!r}.')
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ConfigError(f'rule "noisy": option "seed" must be a whole number, found {seed!r}.')
+    require_number('rule "noisy"', 0, 1, wrong=wrong)
+    require('rule "noisy"', int, seed=seed)
     judge = RULES[rule].make(options or {})
 
     def swapped(prompt: Any, completion: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from loopwise.errors import ConfigError, LoopwiseError, nearest
+from loopwise.evaluate.options import require, require_one_of
 from loopwise.evaluate.parts import Judged
 from loopwise.evaluate.sources import Source, Surroundings
 from loopwise.types import Problem, Sample
@@ -122,11 +123,9 @@ def _build(
     from loopwise.models.judges import judge_of
     from loopwise.runtime import make_runtime
 
-    for option, value in {"path": path, "label": label, "column": column}.items():
-        if not isinstance(value, str) and (option == "path" or value is not None):
-            raise ConfigError(f'source "{name}": option "{option}" must be text, found {value!r}.')
-    if scale not in ("sigmoid", "raw"):
-        raise ConfigError(f'source "{name}": option "scale" must be sigmoid or raw, found {scale!r}.')
+    given = {option: value for option, value in (("label", label), ("column", column)) if value is not None}
+    require(f'source "{name}"', str, path=path, **given)
+    require_one_of(f'source "{name}"', "scale", scale, ("sigmoid", "raw"))
     folder = surroundings.folder / path
     folder = folder / "model" if (folder / "model").is_dir() else folder
     if not folder.is_dir():

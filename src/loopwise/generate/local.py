@@ -36,7 +36,7 @@ class _Drawn:
 
     def add(self, alive: np.ndarray, position: int, chosen: Chosen) -> None:
         """One token more of the rows ``alive``."""
-        kept = (self.tokens, self.logps, self.entropies, self.certainties)
+        kept: list[np.ndarray] = [self.tokens, self.logps, self.entropies, self.certainties]
         for values, new in zip(kept, chosen, strict=True):
             values[alive, position] = new.cpu().numpy()
         self.counts[alive] = position + 1

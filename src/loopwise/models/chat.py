@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from loopwise.errors import ModelError
 from loopwise.models.policy import Policy
-from loopwise.models.tokenizers import is_literal
+from loopwise.models.tokenizers import encodable, is_literal
 from loopwise.types import Message
 
 _MARKED = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
@@ -181,7 +181,8 @@ def _encode(tokenizer: Any, pieces: list[str]) -> list[list[int]]:
         return []
     # A template's special tokens are meant, even by a tokenizer that reads other text literally.
     switch = {"split_special_tokens": False} if is_literal(tokenizer) else {}
-    return [list(ids) for ids in tokenizer(pieces, add_special_tokens=False, **switch)["input_ids"]]
+    rows = tokenizer(list(map(encodable, pieces)), add_special_tokens=False, **switch)["input_ids"]
+    return [list(ids) for ids in rows]
 
 
 def _template(tokenizer: Any, place: str) -> str:

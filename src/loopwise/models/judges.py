@@ -18,10 +18,11 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from loopwise.errors import ModelError
 from loopwise.models.policy import Policy
-from loopwise.models.tokenizers import opening_id
+from loopwise.models.templates import transcript
+from loopwise.models.tokenizers import encodable, opening_id
 from loopwise.models.trees import evaluating
 from loopwise.runtime import Runtime
-from loopwise.types import Completion, Message, Prompt
+from loopwise.types import Completion, Prompt
 
 Reading = tuple[str, str | None]
 """What a judge reads: a text, or a text and what follows it."""
@@ -175,8 +176,8 @@ def judge_of(policy: Policy, place: str = "this policy") -> Judge:
 def reading_of(reads: str, prompt: Prompt, completion: Completion) -> Reading:
     """What a judge reads of a prompt and its completion. Messages are read as lines ``role: content``."""
     if reads == "completion":
-        return _lines(completion), None
-    return _lines(prompt), _lines(completion) if reads == "both" else None
+        return transcript(completion, "\n"), None
+    return transcript(prompt, "\n"), transcript(completion, "\n") if reads == "both" else None
 
 
 def encode_readings(policy: Policy, readings: Sequence[Reading]) -> list[tuple[int, ...]]:
@@ -243,7 +244,8 @@ def judge_texts(
 
 
 def _encode(tokenizer: Any, *texts: Sequence[str]) -> list[list[int]]:
-    rows = tokenizer(*map(list, texts), split_special_tokens=True, truncation=False, padding=False)["input_ids"]
+    sides = [list(map(encodable, side)) for side in texts]
+    rows = tokenizer(*sides, split_special_tokens=True, truncation=False, padding=False)["input_ids"]
     return [list(row) for row in rows]
 
 
@@ -251,13 +253,6 @@ def _blank(tokenizer: Any) -> int:
     """What an empty text is read as where the tokenizer puts no marks around it."""
     found = opening_id(tokenizer)
     return int(tokenizer.pad_token_id or 0) if found is None else found
-
-
-def _lines(content: Prompt | Completion) -> str:
-    if isinstance(content, str):
-        return content
-    messages: Sequence[Message] = content
-    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 AutoConfig.register(JudgeConfig.model_type, JudgeConfig)

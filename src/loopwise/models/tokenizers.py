@@ -66,6 +66,11 @@ def is_literal(tokenizer: Any) -> bool:
     return getattr(tokenizer, "init_kwargs", {}).get(_LITERAL) is True
 
 
+def encodable(text: str) -> str:
+    """The text with ``?`` for each half of a surrogate pair, which is no character: tokenizers refuse it."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def end_token_ids(tokenizer: Any) -> tuple[int, ...]:
     """Ids after which generation stops: end-of-text and, where there is one, ChatML's end of turn."""
     turn = tokenizer.get_added_vocab().get(TURN_END)

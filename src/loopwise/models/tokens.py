@@ -10,7 +10,7 @@ from loopwise.models.chat import encode_chat_prompt, encode_conversation, end_of
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.prompts import render
-from loopwise.models.tokenizers import is_literal, opening_id
+from loopwise.models.tokenizers import encodable, is_literal, opening_id
 from loopwise.types import Completion, Message, Problem
 
 
@@ -150,5 +150,5 @@ def _encode(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bool) -
         return []
     # People's and models' text may spell special tokens. Tokenizers from elsewhere keep their way with it.
     switch = {"split_special_tokens": True} if is_literal(tokenizer) else {}
-    rows = tokenizer(list(texts), add_special_tokens=add_special_tokens, **switch)["input_ids"]
+    rows = tokenizer(list(map(encodable, texts)), add_special_tokens=add_special_tokens, **switch)["input_ids"]
     return [list(row) for row in rows]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from loopwise.models.tokenizers import encodable
 from loopwise.remote.failures import BadAnswerError
 from loopwise.remote.ledger import Entry
 
@@ -27,7 +28,7 @@ def checked(answer: Any) -> dict[str, Any]:
 def entry_of(answer: Mapping[str, Any], body: Mapping[str, Any], key: str, endpoint: str, place: str) -> Entry:
     """What to keep of a checked answer. Where the server does not count, tokens are estimated from bytes."""
     choice = answer["choices"][0]
-    text = choice["message"].get("content") or ""
+    text = encodable(choice["message"].get("content") or "")
     usage = answer.get("usage")
     counted = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
     counts = [count for count in counted if type(count) is int and count >= 0]

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from loopwise.blocks import EndpointConfig
 from loopwise.errors import ConfigError, RemoteError
+from loopwise.models.tokenizers import encodable
 from loopwise.remote.answers import checked, entry_of
 from loopwise.remote.background import Background
 from loopwise.remote.failures import Failure, failure_of, wait_before
@@ -130,7 +131,7 @@ class Endpoint:
         """
         body: dict[str, Any] = {
             "model": self.config.model,
-            "messages": [{role: _encodable(said) for role, said in message.items()} for message in messages],
+            "messages": [{role: encodable(said) for role, said in message.items()} for message in messages],
             "max_tokens": max_tokens,
             "temperature": temperature,
         }
@@ -295,8 +296,3 @@ async def _kept(asked: Awaitable[Reply]) -> Reply | RemoteError:
         if error.kind == "refused":
             raise
         return error
-
-
-def _encodable(text: str) -> str:
-    """The text without half surrogate pairs, which no request can hold."""
-    return text.encode("utf-8", "replace").decode()

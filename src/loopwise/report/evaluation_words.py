@@ -48,10 +48,15 @@ def interval(measure: str, ends: tuple[float, float] | list[float] | None) -> st
 
 def change(measure: str, gap: float) -> str:
     """A signed difference with its unit."""
+    figure = signed(measure, gap)
     if is_share(measure):
-        return f"{_points(gap, signed=True)} points"
-    figure = numbers.fixed(gap, _DECIMALS, signed=True)
+        return figure
     return f"{_UNITS[measure]} {figure}" if measure in ("reward", "likelihood") else f"{figure} {_UNITS[measure]}"
+
+
+def signed(measure: str, gap: float) -> str:
+    """A signed difference, of shares in points."""
+    return f"{_points(gap, signed=True)} points" if is_share(measure) else numbers.fixed(gap, _DECIMALS, signed=True)
 
 
 def change_interval(measure: str, ends: tuple[float, float] | list[float]) -> str:

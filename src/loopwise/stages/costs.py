@@ -138,8 +138,7 @@ def run_seconds(recipe: Recipe, costs: Costs) -> dict[str, float]:
 
 def revises(recipe: Recipe) -> bool:
     """Whether held-out answers are measured as revised, too."""
-    refines = isinstance(recipe, ImproveRecipe) and recipe.refine is not None and recipe.refine.held_out
-    return refines and recipe.gate.metric == "reward"
+    return isinstance(recipe, ImproveRecipe) and recipe.refine is not None and recipe.refine.held_out
 
 
 def disk_bytes(recipe: Recipe, costs: Costs) -> dict[str, int]:

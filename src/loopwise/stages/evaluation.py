@@ -17,6 +17,7 @@ from loopwise.evaluate.sources import Surroundings
 from loopwise.generate.local import LocalGenerator
 from loopwise.observer import Observer
 from loopwise.runtime import make_runtime
+from loopwise.stages import endpoints
 from loopwise.stages.answers import Answers, answers, tried
 from loopwise.stages.comparison import differences, judge
 from loopwise.stages.contamination import Training, contamination, training_of
@@ -46,6 +47,7 @@ class Prepared:
     texts: Mapping[str, list[str]]
     probing: Probing | None
     samplings: Mapping[str, Sampling]
+    remote: endpoints.Endpoints
 
 
 def evaluate_model(model: str, examination: Examination, observer: Observer | None = None) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def evaluate_model(model: str, examination: Examination, observer: Observer | No
         results = [_examined(questions, prepared, observer) for questions in prepared.asked]
         results += [_read(name, documents, prepared) for name, documents in prepared.texts.items()]
         probed = _probed(prepared, observer)
+        spent = endpoints.spent(prepared.remote)
     ours, *others = prepared.subjects
     found: dict[str, Any] = {
         "model": model,
@@ -84,13 +87,22 @@ def evaluate_model(model: str, examination: Examination, observer: Observer | No
         found["bias"] = probed
     if harness:
         found["harness"] = harness
+    if spent:
+        found["endpoints"] = spent
+    for name, costs in spent.items():
+        observer.note("info", endpoints.in_words(name, costs))
     return {**found, "seconds": round(time.monotonic() - began, 2)}
 
 
 def _prepare(model: str, examination: Examination, stack: ExitStack, observer: Observer) -> Prepared:
     runtime = make_runtime(RuntimeConfig(), examination.seed)
+    remote = endpoints.enter_endpoints(stack, examination.endpoints)
     around = Surroundings(
-        runtime=runtime, generator=LocalGenerator(runtime), seed=examination.seed, samples=examination.samples
+        runtime=runtime,
+        generator=LocalGenerator(runtime),
+        endpoints=remote,
+        seed=examination.seed,
+        samples=examination.samples,
     )
     opening = Opening(stack, around)
     asked = list(open_questions(examination, opening))
@@ -114,7 +126,7 @@ def _prepare(model: str, examination: Examination, stack: ExitStack, observer: O
         fits = [tried(questions, questions.feedback, subject.speaker) for subject in subjects]
         # Completions of two models are compared at the same length.
         samplings[questions.name] = min(fits, key=lambda sampling: sampling.max_tokens)
-    return Prepared(examination, subjects, asked, texts, probing, samplings)
+    return Prepared(examination, subjects, asked, texts, probing, samplings, remote)
 
 
 def _examined(questions: Questions, prepared: Prepared, observer: Observer) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from loopwise.observer import Observer
 from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.session import Run, Stages
+from loopwise.stages import endpoints
 from loopwise.stages.updates import check_reference
 from loopwise.starting import (
     TRIAL_PROBLEMS,
@@ -73,10 +74,19 @@ class Prepared:
     update: SFT | LabelledPairs
     feedback: RewardSum
     encodings: Mapping[str, Encoding]
+    remote: endpoints.Endpoints
 
     def as_run(self) -> Run:
         """What the journal knows it as."""
-        parts = Parts(self.recipe, self.streams, self.runtime, self.update, LocalGenerator(self.runtime), self.feedback)
+        parts = Parts(
+            self.recipe,
+            self.streams,
+            self.runtime,
+            self.update,
+            LocalGenerator(self.runtime),
+            self.feedback,
+            exhausted=partial(endpoints.exhausted, self.remote),
+        )
         return Run(RUN_ID, "tune", parts, self.base, reward_fingerprint(self.recipe.rewards))
 
 
@@ -118,13 +128,18 @@ def tune(
             rows[source.name]["left_out"] = source.left_out
             if source.left_out:
                 observer.note("info", f"{source.name}: {source.left_out:,} rows are no example to learn, and left out")
-        return conclude(workspace, RUN_ID, recipe, stages, position, began, {"rows": rows})
+        spent = endpoints.spent(prepared.remote)
+        more = {"rows": rows, **({"endpoints": spent} if spent else {})}
+        return conclude(workspace, RUN_ID, recipe, stages, position, began, more)
 
 
 def tune_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tuple[Stages, Position]:
     """The rounds of a prepared recipe in an open workspace: figures before and after, and where they ended."""
     recipe = prepared.recipe
-    session, position = prepared.as_run().go(workspace, observer)
+    run = prepared.as_run()
+    run.enter(workspace)
+    endpoints.attach(prepared.remote, workspace)
+    session, position = run.go(workspace, observer)
     first = "untrained" if recipe.model.create else "base"
     stages = {
         first: session.stage(prepared.base, 0, first),
@@ -134,7 +149,7 @@ def tune_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tup
 
 
 def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) -> Prepared:
-    """Resolve everything a recipe names. Writes nothing; reward workers are entered on ``stack``."""
+    """Resolve everything a recipe names. Writes nothing; reward workers and endpoints are entered on ``stack``."""
     if recipe.has_idle_rewards:
         raise ConfigError(
             'key "rewards": `loopwise tune` measures them where gate.metric is reward, and here it is likelihood. '
@@ -154,16 +169,17 @@ def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) ->
             encode_fitting(base, problems, recipe.sampling.max_tokens, name)
         check_sampling(base, runtime)
     generator = LocalGenerator(runtime)
+    remote = endpoints.enter_endpoints(stack, recipe.endpoints)
     feedback = load_feedback(
         recipe.rewards,
         reference_columns=streams.reference_columns,
         label_free=False,
-        surroundings=Surroundings(runtime=runtime, generator=generator, seed=recipe.seed),
+        surroundings=Surroundings(runtime=runtime, generator=generator, endpoints=remote, seed=recipe.seed),
     )
     stack.enter_context(feedback)
     if recipe.rewards and threads is None:
         try_rewards(recipe, base, generator, streams.labelled[:TRIAL_PROBLEMS], feedback)
-    return Prepared(recipe, runtime, streams, base, update, feedback, encodings)
+    return Prepared(recipe, runtime, streams, base, update, feedback, encodings, remote)
 
 
 def _check_update(recipe: TuneRecipe, base: Policy) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from loopwise.methods import RFTConfig, rows_config
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_fitting
 from loopwise.observer import Observer
-from loopwise.remote.client import Endpoint, open_endpoints
+from loopwise.remote.client import Endpoint
 from loopwise.remote.generator import RemoteGenerator
 from loopwise.results import Result, conclude, write_policy
 from loopwise.runtime import Runtime, make_runtime, run_async
 from loopwise.session import Run, Stages
+from loopwise.stages import endpoints
 from loopwise.stages.controls import Figures, OneAtATime, SideRuns, control_recipe, failure_of, run_id, stage_name
 from loopwise.stages.updates import build_update, uses_gold
 from loopwise.starting import (
@@ -74,17 +76,11 @@ class Prepared:
     own_parts: bool
     encodings: Mapping[str, Encoding]
     read_besides: Mapping[str, str]
-    remote: Mapping[str, Endpoint]
+    remote: endpoints.Endpoints
 
     def attach(self, workspace: Workspace, run: str = "") -> None:
         """Keep what remote models are paid for in the run's folder, from now on."""
-        for endpoint in self.remote.values():
-            ranks = workspace.ranks
-            endpoint.attach(workspace.out, ranks.rank, world=ranks.world, run=run, store=workspace.store_alone)
-
-    def exhausted(self) -> str | None:
-        """The limit of a remote model that is reached, as a sentence."""
-        return next((why for endpoint in self.remote.values() if (why := endpoint.exhausted)), None)
+        endpoints.attach(self.remote, workspace, run)
 
     def as_run(self, name: str) -> Run:
         """What the journal knows as run ``name``."""
@@ -97,7 +93,7 @@ class Prepared:
             self.feedback,
             self.report,
             watched=self.streams.watch,
-            exhausted=self.exhausted,
+            exhausted=partial(endpoints.exhausted, self.remote),
         )
         named = (*self.recipe.rewards, *self.recipe.report_rewards, *self.recipe.critics)
         rewards = named if self.own_parts else ()
@@ -179,8 +175,8 @@ def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> 
             except LoopwiseError as error:
                 failures.append(error)
     stages["improved"] = session.stage(position.incumbent, position.incumbent_round, "improved")
-    spent = {name: asdict(endpoint.spent) for name, endpoint in prepared.remote.items()}
-    return Ended(stages, position, prepared.encodings, failure_of(failures, workspace.out), spent)
+    failure = failure_of(failures, workspace.out)
+    return Ended(stages, position, prepared.encodings, failure, endpoints.spent(prepared.remote))
 
 
 def finish(workspace: Workspace, recipe: ImproveRecipe, ended: Ended, began: float) -> Result:
@@ -215,9 +211,7 @@ def prepare(
     streams = opened.without_references() if recipe.label_free else opened
     columns, free = streams.reference_columns, recipe.label_free
     own_parts = rewards is None and update is None and generator is None
-    remote = open_endpoints(recipe.endpoints)
-    for endpoint in remote.values():
-        stack.callback(endpoint.close)
+    remote = endpoints.enter_endpoints(stack, recipe.endpoints)
     local = LocalGenerator(runtime)
     writer = recipe.generator or recipe.model.endpoint
     if generator is None:
@@ -242,6 +236,7 @@ def prepare(
         )
     )
     stack.enter_context(feedback)
+    _check_refinement(recipe, feedback)
     report = None
     if recipe.report_rewards:
         told = load_feedback(recipe.report_rewards, reference_columns=columns, label_free=False, surroundings=around)
@@ -285,10 +280,30 @@ def prepare(
     )
 
 
-def _endpoint(endpoints: Mapping[str, Endpoint], name: str) -> Endpoint:
-    if name not in endpoints:
-        raise ConfigError(f'"{name}" is none of the endpoints. {nearest(name, endpoints)} Name it under "endpoints:".')
-    return endpoints[name]
+def _endpoint(remote: endpoints.Endpoints, name: str) -> Endpoint:
+    if name not in remote:
+        raise ConfigError(f'"{name}" is none of the endpoints. {nearest(name, remote)} Name it under "endpoints:".')
+    return remote[name]
+
+
+def _check_refinement(recipe: ImproveRecipe, feedback: RewardSum) -> None:
+    """Refuse a refinement of held-out answers that could not be measured, and keys of it that nothing reads."""
+    refine = recipe.refine
+    if refine is None:
+        return
+    mend = "Set refine.held_out: false, or leave refine out."
+    if refine.held_out and recipe.gate.metric == "likelihood":
+        raise ConfigError(f'key "refine": gate.metric: likelihood draws no held-out answers to revise. {mend}')
+    if refine.held_out and feedback.compares:
+        raise ConfigError(
+            f'key "refine": {feedback.name} sets the samples of a problem beside each other, and held-out answers are '
+            f"revised one by one. {mend}"
+        )
+    if not refine.held_out and refine.changed("revisions"):
+        raise ConfigError(
+            'key "refine.revisions": is of held-out answers, and does nothing with held_out: false; ilf draws '
+            "update.revisions of each draft. Leave it out."
+        )
 
 
 def _check_promises(recipe: ImproveRecipe) -> None:

@@ -13,9 +13,10 @@ from typing import Any, cast
 from loopwise.config import JudgeRecipe, MaskedRecipe, Recipe, load_recipe
 from loopwise.data.judged import Example, Examples, open_examples
 from loopwise.errors import ConfigError, DataError
-from loopwise.evaluate.calibration import fit_temperature
+from loopwise.evaluate.calibration import bound_of, fit_temperature
 from loopwise.evaluate.judged import JudgedRows
 from loopwise.evaluate.rewards import load_feedback
+from loopwise.evaluate.stats import difference
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
 from loopwise.measuring import Parts
@@ -133,6 +134,7 @@ def train_judge(
         base = _read(workspace, prepared, observer)
         session = Session(run.parts, files, observer)
         position = session.run(base)
+        _tell_doubts(observer, prepared, base, position.incumbent)
         return _conclude(workspace, prepared, session, base, position, began)
 
 
@@ -208,6 +210,43 @@ def _tell_rows(observer: Observer, prepared: Prepared) -> None:
             observer.note("warning", f"{name}: {count:,} of {counts[f'{name}/rows']:,} rows left out, too long")
 
 
+def _tell_doubts(observer: Observer, prepared: Prepared, base: Policy, best: Policy) -> None:
+    """Say where the judge is not seen to have learned anything, or could not be told how sure it may be."""
+    judged, metric = prepared.judged, prepared.recipe.gate.metric
+    if judged.splits:
+        split = list(judged.splits)[-1]
+        found = difference(judged.score(best, split, metric), judged.score(base, split, metric))
+        if not found.low > 0:
+            observer.note(
+                "warning",
+                f"on {split} the judge is not seen to be better than before training (difference {found.value:+.3f}, "
+                f"95% interval {found.low:+.3f} to {found.high:+.3f}, {found.n:,} rows): as a reward it may pay for "
+                "nothing. Train it longer, at another rate, or hold out more rows.",
+            )
+    if "dev" not in judged.splits:
+        return
+    bound = bound_of(judged.logits(best, "dev"), judged.truth("dev"), _fitted(judged, best)[0])
+    if bound == "hottest":
+        observer.note(
+            "warning",
+            "the temperature is at its upper bound: what the judge is sure of does not hold on dev, and as a reward it "
+            "pays almost the same for every text. Look at the rows, or train it otherwise.",
+        )
+    elif bound == "coldest":
+        observer.note(
+            "warning",
+            "no temperature is too low for dev, as where every row is judged right: dev cannot say how sure the judge "
+            "may be, and as a reward it pays all or nothing. Hold out more rows, or harder ones.",
+        )
+
+
+def _fitted(judged: JudgedRows, best: Policy) -> tuple[float, float]:
+    """Temperature and centre, as dev has them."""
+    if "dev" not in judged.splits:
+        return 1.0, 0.0
+    return fit_temperature(judged.logits(best, "dev"), judged.truth("dev")), judged.centre(best, "dev")
+
+
 def _read(workspace: Workspace, prepared: Prepared, observer: Observer) -> Policy:
     """The base, after it has learned to read where the recipe says so."""
     run = prepared.as_masked_run()
@@ -223,10 +262,7 @@ def _conclude(
 ) -> Result:
     """Fit the temperature on dev, and write model folder, ``metrics.jsonl`` and ``summary.json``."""
     judged, best, out = prepared.judged, end.incumbent, workspace.out
-    temperature, centre = 1.0, 0.0
-    if "dev" in judged.splits:
-        temperature = fit_temperature(judged.logits(best, "dev"), judged.truth("dev"))
-        centre = judged.centre(best, "dev")
+    temperature, centre = _fitted(judged, best)
     policy = calibrated(best, temperature, centre)
     rounds = workspace.ask(lambda journal: journal.rounds(RUN_ID))
     summary = {

@@ -128,11 +128,12 @@ def _windows(prepared: pretrain.Prepared) -> Iterator[tuple[str, str]]:
 
 
 def _trial(prepared: improve.Prepared) -> Iterator[tuple[str, str]]:
-    problems = list(prepared.streams.draw(1, TRIAL_PROBLEMS))[:TRIAL_PROBLEMS]
+    problems = {problem.id: problem for problem in prepared.streams.draw(1, TRIAL_PROBLEMS)[:TRIAL_PROBLEMS]}
     totals = prepared.trial_feedback.totals
-    for problem, sample, total in zip(problems, prepared.trial, totals.tolist(), strict=True):
+    for sample, total in zip(prepared.trial, totals.tolist(), strict=True):
         verdict = "could not be judged" if math.isnan(total) else f"{total:g}"
-        yield f"{str(problem.prompt)[-40:]!r}", f"{sample.text[:60]!r} -> {verdict}"
+        which = "" if sample.index == 0 else f", sample {sample.index + 1}"
+        yield f"{str(problems[sample.problem_id].prompt)[-40:]!r}{which}", f"{sample.text[:60]!r} -> {verdict}"
 
 
 def _memory(runtime: Runtime, costs: Costs) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loopwise.blocks import RewardConfig
-from loopwise.config import TuneRecipe, parse_recipe
+from loopwise.config import Endpoints, TuneRecipe, parse_recipe
 from loopwise.data.rows import read_source
 from loopwise.data.streams import problem_key
 from loopwise.errors import ConfigError
@@ -34,7 +34,7 @@ class Examination:
     ``rewards`` are as in a recipe; a task has its own. ``max_tokens`` None: as many as fit, 256 at most;
     ``sampling.max_tokens`` is not looked at. ``text_columns`` are those of row files among ``texts``, joined.
     ``baseline`` is a model to compare with; ``bias`` a file of probes, or built-in ones; ``harness`` a row file for
-    EleutherAI's lm-evaluation-harness.
+    EleutherAI's lm-evaluation-harness. ``endpoints`` are remote models that rewards name.
     """
 
     tasks: tuple[str, ...] = ()
@@ -53,6 +53,7 @@ class Examination:
     baseline: str | None = None
     bias: str | None = None
     harness: str | None = None
+    endpoints: Endpoints = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise ConfigError where what was asked for cannot be measured."""
@@ -74,6 +75,10 @@ class Examination:
             raise ConfigError("--task-option goes with one --task. Evaluate tasks with options one by one.")
         if self.rewards and not (asked or self.bias):
             raise ConfigError("--reward judges answers, and there are none to judge. Add --task, --data or --bias.")
+        if self.endpoints and not self.rewards:
+            raise ConfigError(
+                "--endpoints: remote models that --reward asks, and it is not given. Add it, or leave --endpoints out."
+            )
         for flag, value in (("--prompt-column", self.prompt_column), ("--completion-column", self.completion_column)):
             if value and not self.rows:
                 raise ConfigError(f"{flag} is a column of --data, which is not given. Name the row file.")

@@ -28,7 +28,7 @@ from loopwise.stages import finetune, improve, pretrain
 from loopwise.stages.costs import Subject
 from loopwise.stages.probe import Drawn, Timed, Training, draw_samples, time_likelihood, time_samples, time_windows
 from loopwise.stages.rehearsal import Rehearsal, made_up, stretched
-from loopwise.starting import TRIAL_PROBLEMS, sampling_of
+from loopwise.starting import sampling_of
 from loopwise.types import Problem, Scored, Update
 from loopwise.update.fitting import Batch, supervised
 from loopwise.update.hindsight import Hindsight
@@ -151,7 +151,9 @@ def _imitating(prepared: improve.Prepared, problems: Sequence[Problem]) -> tuple
     config = recipe.update
     assert isinstance(config, RFTConfig | ILFConfig)
     assert isinstance(update, RFT | ILF)
-    sampled = sample_rows(prepared.base, prepared.trial, problems[:TRIAL_PROBLEMS])
+    # Where judges set samples beside each other, the trial drew several of a problem.
+    owners = {problem.id: problem for problem in problems}
+    sampled = sample_rows(prepared.base, prepared.trial, [owners[sample.problem_id] for sample in prepared.trial])
     rows = update.labelled or tuple(sampled)
 
     def ordinary(step: int) -> Batch[Sequence[TokenRow]]:

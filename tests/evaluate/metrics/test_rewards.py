@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from loopwise.evaluate.references import MetricReward
 from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.rules import RULES
 from loopwise.runtime import run_async
+from loopwise.types import LOST
 
 
 def judge(
@@ -157,6 +159,13 @@ class TestCorpusReports:
         feedback = RewardSum([self.part("label")])
         assert corpus_reports(feedback, problems, samples)["label"]["accuracy"] == 0.5
         assert run_async(feedback.judge(problems, samples)).rewards[:, 0].tolist() == [1.0, 0.0]
+
+    def test_what_could_not_be_drawn_is_no_empty_answer(self, rows: Callable[..., Any]) -> None:
+        problems, samples = rows(["yes", ""], answer=["yes", "yes"])
+        samples[1] = replace(samples[1], finish_reason=LOST)
+        feedback = RewardSum([self.part("length", least=1, unit="characters")])
+        assert corpus_reports(feedback, problems, samples)["length"]["mean"] == 3.0
+        assert corpus_reports(feedback, problems, samples[1:]) == {}
 
     def test_what_could_not_be_judged_has_no_figures(self, rows: Callable[..., Any]) -> None:
         problems, samples = rows(["yes"], answer=[None])

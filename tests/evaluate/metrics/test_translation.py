@@ -66,3 +66,10 @@ def test_real_poems() -> None:
     assert all(bleu(poem, [poem]) == pytest.approx(1.0) == chrf(poem, [poem]) for poem in poems)
     likeness = [chrf(poem, [other]) for poem, other in zip(poems, others, strict=True)]
     assert all(one is not None and one < 0.2 for one in likeness)
+
+
+def test_rounding_takes_no_score_beyond_its_scale() -> None:
+    text = "a b c d e f g h i j"
+    for count in range(1, 11):
+        words = " ".join(text.split()[:count])
+        assert 0.0 <= bleu(words, [words]) <= 1.0  # type: ignore[operator]

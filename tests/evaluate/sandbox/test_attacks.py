@@ -96,6 +96,22 @@ def test_the_folder_for_files_has_a_limit(judge: Judge) -> None:
     assert judge(source, "f", ([], True)).outcome is PASSED
 
 
+@pytest.mark.parametrize("make", ["open(path, 'w').close()", "os.mkdir(path)", "os.symlink('x', path)"])
+def test_empty_files_have_a_limit(judge: Judge, make: str) -> None:
+    source = f"""
+        import os, time
+        def f(count):
+            for number in range(count):
+                path = f"/tmp/{{count}}-{{number}}"
+                {make}
+            time.sleep(0.1)
+            return count
+    """
+    verdict = judge(source, "f", ([500], 500), ([10**9], 0))
+    assert (verdict.outcome, verdict.passed) == (CRASHED, 1)
+    assert "more than 1000 files in /tmp" in verdict.reason
+
+
 def test_an_output_flood(judge: Judge) -> None:
     printed = """
         while True:

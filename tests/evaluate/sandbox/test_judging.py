@@ -38,6 +38,11 @@ def test_what_crashes(judge: Judge, source: str, test: int | None, reason: str) 
     assert judge(source, "f", ([0], 0), ([1], 0)) == Verdict(ProgramOutcome.CRASHED, 0, test, reason)
 
 
+def test_halves_of_surrogate_pairs_are_told_as_text(judge: Judge) -> None:
+    assert judge("def f(): return chr(0xD83D)", "f", ([], "x")).reason == 'gave "?"'
+    assert judge("def f(): raise ValueError(chr(0xD83D))", "f", ([], "x")).reason == "raised ValueError: ? (line 1)"
+
+
 def test_after_a_test_that_raised_the_others_still_count(judge: Judge) -> None:
     verdict = judge("def f(x): return 1 // x", "f", ([1], 1), ([0], 0), ([2], 0), every_test=True)
     assert (verdict.outcome, verdict.passed, verdict.test) == (ProgramOutcome.CRASHED, 2, 1)

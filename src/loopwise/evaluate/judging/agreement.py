@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loopwise.errors import ConfigError, PromptTooLongError
-from loopwise.evaluate.judging.answers import Extract, groups
+from loopwise.errors import ConfigError
+from loopwise.evaluate.groups import group_members
+from loopwise.evaluate.judging.answers import Answers
+from loopwise.evaluate.judging.variants import Variants
 from loopwise.evaluate.parts import Judged
+from loopwise.models.tokens import fits
 from loopwise.runtime import seed_key
-from loopwise.types import Generator, Problem, Prompt, Request, Sample, Sampling
-
-Variants = Callable[[Problem], Sequence[Prompt]]
+from loopwise.types import LOST, Generator, Problem, Prompt, Request, Sample, Sampling
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Agreement:
     policy gets wrong both ways passes: the errors of the two prompts must not be shared for this to teach anything.
     """
 
-    answer: Extract
+    answers: Answers
     variants: Variants
     generator: Generator
     sampling: Sampling
@@ -35,82 +36,62 @@ class Agreement:
         return replace(self, policy=policy)
 
     async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
-        """Answer the equivalent prompts and compare. A problem without any cannot be judged."""
-        judged = Judged.nothing(len(samples))
-        requests: list[Request] = []
-        asked: list[tuple[list[int], range]] = []
-        for members in groups(samples):
-            problem = problems[members[0]]
-            try:
-                prompts = self.variants(problem)
-            except Exception as error:  # anybody's function may raise anything
-                reason = f"no equivalent prompts ({type(error).__name__}: {error})"
-                judged.errors |= dict.fromkeys(members, reason)
-                continue
-            new = [self._request(problem, prompt, len(requests) + n, n) for n, prompt in enumerate(prompts)]
-            asked.append((members, range(len(requests), len(requests) + len(new))))
-            requests += new
-        found = await self._answers(requests)
-        for members, places in asked:
-            for place in members:
-                answer = self.answer(samples[place].text)
-                agreeing = [answer is not None and answer == found[n] for n in places]
-                judged.rewards[place] = sum(agreeing) / len(agreeing)
-        return judged
+        """Answer the equivalent prompts and compare.
 
-    def close(self) -> None:
-        """Nothing to end."""
-
-    async def _answers(self, requests: Sequence[Request]) -> list[str | None]:
+        A prompt that does not fit the context, or to which there is no answer because its generation failed, is left
+        out of the share. A problem without any that was answered cannot be judged.
+        """
         if self.policy is None:
             raise ConfigError(
                 'source "agreement": it asks the policy, and was told of none. Call asking(policy) first.'
             )
+        judged = Judged.nothing(len(samples))
+        own, judged.errors = await self.answers([sample.text for sample in samples])
+        grouped = group_members(samples)
+        variants, without = await self.variants([problems[members[0]] for members in grouped])
+        requests: list[Request] = []
+        asked: list[list[int]] = []
+        for members, prompts in zip(grouped, variants, strict=True):
+            fitting = self._requests(problems[members[0]], prompts, len(requests))
+            asked.append(list(range(len(requests), len(requests) + len(fitting))))
+            requests += fitting
+        found, failed = await self._answered(requests)
+        for n, (members, places) in enumerate(zip(grouped, asked, strict=True)):
+            answered = [found[place] for place in places if place not in failed]
+            if not answered:
+                reason = without.get(n) or (failed[places[0]] if places else self._too_long())
+                judged.errors |= {place: reason for place in members if place not in judged.errors}
+                continue
+            for place in members:
+                if place not in judged.errors:
+                    agreeing = sum(own[place] is not None and own[place] == other for other in answered)
+                    judged.rewards[place] = agreeing / len(answered)
+        return judged
+
+    def close(self) -> None:
+        """End what reads the answers, and what makes the prompts."""
+        self.answers.close()
+        self.variants.close()
+
+    async def _answered(self, requests: Sequence[Request]) -> tuple[list[str | None], dict[int, str]]:
+        """The greedy answer to each request, and by position why there is none to be had."""
         if not requests:
-            return []
-        try:
-            drawn = await self.generator.generate(self.policy, requests, self.sampling)
-        except PromptTooLongError as error:
-            raise PromptTooLongError(
-                f'source "agreement", option "max_tokens" {self.sampling.max_tokens}: {error}'
-            ) from None
-        return [self.answer(sample.text) for sample in drawn]
+            return [], {}
+        drawn = await self.generator.generate(self.policy, requests, self.sampling)
+        found, failed = await self.answers([sample.text for sample in drawn])
+        lost = [place for place, sample in enumerate(drawn) if sample.finish_reason == LOST]
+        return found, failed | dict.fromkeys(lost, "its equivalent prompts could not be answered")
 
-    def _request(self, problem: Problem, prompt: Prompt, group: int, index: int) -> Request:
-        variant = replace(problem, prompt=prompt, shown=None, parent=None)
-        key = seed_key(self.seed, "agreement", problem.id, index)
-        return Request(f"agreement/{problem.id}/{index}", variant, group, 0, key)
+    def _requests(self, problem: Problem, prompts: Sequence[Prompt], group: int) -> list[Request]:
+        """Requests of the prompts that fit, a group each from ``group`` on."""
+        requests: list[Request] = []
+        for index, prompt in enumerate(prompts):
+            variant = replace(problem, prompt=prompt, shown=None, parent=None)
+            if fits(self.policy, variant, self.sampling.max_tokens):
+                key = seed_key(self.seed, "agreement", problem.id, index)
+                name = f"agreement/{problem.id}/{index}"
+                requests.append(Request(name, variant, group + len(requests), 0, key))
+        return requests
 
-
-def in_column(column: str) -> Variants:
-    """Equivalent prompts from a problem's column: one, or a list of them."""
-
-    def variants(problem: Problem) -> Sequence[Prompt]:
-        value = problem.columns.get(column)
-        if not value:
-            raise LookupError(f'the problem has no column "{column}"')
-        return _prompts(value)
-
-    return variants
-
-
-def from_function(function: Callable[[Prompt], Any]) -> Variants:
-    """Equivalent prompts by a function of the prompt, which returns one or a list of them."""
-
-    def variants(problem: Problem) -> Sequence[Prompt]:
-        found = _prompts(function(problem.prompt))
-        if not found:
-            raise LookupError("the function returned none")
-        return found
-
-    return variants
-
-
-def _prompts(value: Any) -> Sequence[Prompt]:
-    """One prompt or several, where a conversation is a list of messages."""
-    if isinstance(value, str):
-        return [value]
-    several = list(value)
-    if several and all(isinstance(one, Mapping) for one in several):
-        return [tuple(several)]
-    return [one if isinstance(one, str) else tuple(one) for one in several]
+    def _too_long(self) -> str:
+        return f"its equivalent prompts would exceed the model's context with max_tokens {self.sampling.max_tokens}"

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from loopwise.evaluate.judging.answers import groups
+from loopwise.evaluate.groups import group_members
 from loopwise.evaluate.judging.asked import Asked, expected
-from loopwise.evaluate.judging.rubric import filled, transcript
 from loopwise.evaluate.parts import Judged
+from loopwise.models.templates import fill, transcript
 from loopwise.runtime import seed_key, uniforms
 from loopwise.types import Preference, Problem, Sample
 
@@ -50,7 +50,7 @@ class Duels:
         return replace(self, asked=self.asked.told(policy))
 
     async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
-        """Compare each problem's samples. A sample that was compared with none, as one by itself, is masked.
+        """Compare each problem's samples. One that was compared with none, as one by itself, is abstained from.
 
         Preferences weigh 2p - 1, p the mean probability of the better one over both orders. Metrics:
         ``order_agreement``, the share of pairs on which the orders agree, and ``compare/answered``, the probability of
@@ -59,7 +59,7 @@ class Duels:
         judged = Judged.nothing(len(samples))
         points: list[list[float]] = [[] for _ in samples]
         grouped: list[list[Duel]] = []
-        for members in groups(samples):
+        for members in group_members(samples):
             asked = []
             for duel in self._duels(problems[members[0]], samples, members):
                 if duel.questions is None:
@@ -74,6 +74,7 @@ class Duels:
         judged.rewards = [sum(each) / len(each) if each else None for each in points]
         # What could be compared with some is judged by those.
         judged.errors = {place: reason for place, reason in judged.errors.items() if not points[place]}
+        judged.abstained = {place for place, each in enumerate(points) if not each and place not in judged.errors}
         return judged
 
     def close(self) -> None:
@@ -101,7 +102,7 @@ class Duels:
         pairs = [(members[a], members[b]) for a, b in self._chosen([samples[place].id for place in members])]
         orders = [(samples[a].text, samples[b].text) for a, b in pairs if samples[a].text != samples[b].text]
         texts = [
-            filled(self.template, {"prompt": prompt, "first": first, "second": second})
+            fill(self.template, prompt=prompt, first=first, second=second)
             for order in orders
             for first, second in (order, order[::-1])
         ]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from loopwise.evaluate.judging.answers import groups
+from loopwise.evaluate.groups import group_members
 from loopwise.evaluate.judging.asked import Asked, expected
 from loopwise.evaluate.parts import Judged
-from loopwise.types import Problem, Prompt, Sample
-
-_FIELD = re.compile(r"\{(\w+)\}")
+from loopwise.models.templates import fill, transcript
+from loopwise.types import Problem, Sample
 
 
 @dataclass(frozen=True)
@@ -36,12 +34,12 @@ class Rubric:
         """Mark each sample. The metric ``judge/answered`` is the probability that the next token is a mark at all."""
         judged = Judged.nothing(len(samples))
         texts = [
-            filled(self.rubric, {"prompt": transcript(problem.prompt), "completion": sample.text})
+            fill(self.rubric, prompt=transcript(problem.prompt), completion=sample.text)
             for problem, sample in zip(problems, samples, strict=True)
         ]
         questions = self.asked.questions(texts)
         asked: list[list[int]] = []
-        for members in groups(samples):
+        for members in group_members(samples):
             for place in members:
                 if reason := self.asked.too_long(questions[place]):
                     judged.errors[place] = reason
@@ -56,15 +54,3 @@ class Rubric:
 
     def close(self) -> None:
         """Nothing to end."""
-
-
-def filled(template: str, fields: Mapping[str, str]) -> str:
-    """The template with its {fields} filled in; other braces, of the template and of what goes in, stay."""
-    return _FIELD.sub(lambda found: fields.get(found[1], found[0]), template)
-
-
-def transcript(prompt: Prompt) -> str:
-    """A prompt as one text: itself, or its messages after the names of their roles."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loopwise.evaluate.judging.answers import Extract, groups
+from loopwise.evaluate.groups import group_members
+from loopwise.evaluate.judging.answers import Answers
 from loopwise.evaluate.parts import Judged
 from loopwise.types import Problem, Sample
 
@@ -15,33 +16,42 @@ from loopwise.types import Problem, Sample
 class Vote:
     """1 for a sample that gives the answer most samples of its problem give, 0 for the others (TTRL, Zuo et al. 2025).
 
-    A problem says nothing, and its samples are masked, where two answers come first alike, where the majority has less
-    than ``least_share`` of the samples, where none gives an answer, and where there is a single sample.
+    A problem is abstained from, so that no other part judges its samples either, where two answers come first alike,
+    where the majority has less than ``least_share`` of the samples, where none gives an answer, and where there is a
+    single sample.
     """
 
-    answer: Extract
+    answers: Answers
     least_share: float = 0.0
 
     async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
-        """Count the votes of each problem; ``extra`` says each sample's ``vote_share``: the majority's, of them all."""
+        """Count the votes of each problem; ``extra`` says each sample's ``vote_share``: the majority's, of them all.
+
+        A sample whose answer could not be read votes as one that gives none, and is in ``errors``.
+        """
         judged = Judged.nothing(len(samples))
+        answers, judged.errors = await self.answers([sample.text for sample in samples])
         shares = []
-        for members in groups(samples):
+        for members in group_members(samples):
             if len(members) == 1:
+                judged.abstained.update(members)
                 continue
-            answers = [self.answer(samples[place].text) for place in members]
-            winner, share = majority(answers)
+            winner, share = majority([answers[place] for place in members])
             shares.append(share)
-            for place, answer in zip(members, answers, strict=True):
+            decided = winner is not None and share >= self.least_share
+            for place in members:
                 judged.extra[place]["vote_share"] = share
-                if winner is not None and share >= self.least_share:
-                    judged.rewards[place] = float(answer == winner)
+                if decided and place not in judged.errors:
+                    judged.rewards[place] = float(answers[place] == winner)
+            if not decided:
+                judged.abstained.update(members)
         if shares:
             judged.metrics["vote_share"] = shares
         return judged
 
     def close(self) -> None:
-        """Nothing to end."""
+        """End what reads the answers."""
+        self.answers.close()
 
 
 def majority(answers: Sequence[str | None]) -> tuple[str | None, float]:

@@ -13,7 +13,7 @@ from loopwise.evaluate.parts import Judged
 from loopwise.evaluate.references import Figures, reference_texts
 from loopwise.models.encoders import encoder_folder
 from loopwise.models.folders import calm_transformers, check_folder
-from loopwise.models.tokenizers import loading_fault
+from loopwise.models.tokenizers import encodable, loading_fault
 from loopwise.runtime import Runtime
 from loopwise.types import Problem, Prompt, Sample
 
@@ -69,7 +69,12 @@ class Encoder:
         # Padded on the right, whatever the tokenizer is set to: encoders count positions from the first token.
         sides = {"padding_side": "right", "truncation_side": "right"}
         encoded = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self._longest, return_tensors="pt", **sides
+            list(map(encodable, texts)),
+            padding=True,
+            truncation=True,
+            max_length=self._longest,
+            return_tensors="pt",
+            **sides,
         )
         inputs = encoded.to(self._runtime.torch_device)
         mask = inputs["attention_mask"].unsqueeze(-1).float()

@@ -8,7 +8,7 @@ from typing import Any
 from loopwise.evaluate.parts import JudgePart, Part, RewardPart
 from loopwise.evaluate.references import Figures, MetricReward
 from loopwise.evaluate.rewards import RewardSum
-from loopwise.types import Problem, Sample
+from loopwise.types import LOST, Problem, Sample
 
 
 def corpus_reports(
@@ -16,10 +16,11 @@ def corpus_reports(
 ) -> dict[str, dict[str, Any]]:
     """Figures of ``samples`` [S] by the name of each reward that has any; ``problems`` [P] are theirs.
 
-    What a reward could not judge is left out of its figures; so is a reward that could judge nothing. Raises what its
-    judge raises where that reads the samples again.
+    Samples that could not be drawn are left out, and what a reward could not judge is of its figures; so is a reward
+    that could judge nothing. Raises what its judge raises where that reads the samples again.
     """
     by_id = {problem.id: problem for problem in problems}
+    samples = [sample for sample in samples if sample.finish_reason != LOST]
     owners = [by_id[sample.problem_id] for sample in samples]
     found = {part.name: _figures(part, owners, samples) for part in feedback.parts} if samples else {}
     return {name: dict(figures) for name, figures in found.items() if figures}

@@ -11,6 +11,7 @@ from loopwise.errors import ConfigError
 from loopwise.evaluate.metrics import labels as label_metrics
 from loopwise.evaluate.metrics import overlap, translation, variety
 from loopwise.evaluate.metrics.words import plain
+from loopwise.evaluate.options import require, require_one_of
 from loopwise.evaluate.references import (
     Figures,
     MetricReward,
@@ -23,8 +24,6 @@ from loopwise.evaluate.references import (
     completion_text,
     named,
     reference_texts,
-    require,
-    require_one_of,
 )
 
 UNITS = ("tokens", "characters")

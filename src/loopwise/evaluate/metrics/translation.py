@@ -25,13 +25,15 @@ def bleu(text: str, references: Sequence[str], tokenize: str = "auto") -> float 
     references = _written(references)
     if not references:
         return None
-    return float(_bleu(_tokenizer(tokenize, references), True).sentence_score(text, references).score) / 100
+    score = float(_bleu(_tokenizer(tokenize, references), True).sentence_score(text, references).score) / 100
+    # Rounding takes an equal text beyond 1.
+    return min(1.0, max(0.0, score))
 
 
 def chrf(text: str, references: Sequence[str]) -> float | None:
     """Sentence chrF2 / 100 (Popović 2015); None without a reference that has text."""
     references = _written(references)
-    return float(_chrf().sentence_score(text, references).score) / 100 if references else None
+    return min(1.0, float(_chrf().sentence_score(text, references).score) / 100) if references else None
 
 
 def ter(text: str, references: Sequence[str], tokenize: str = "auto") -> float | None:

@@ -69,7 +69,8 @@ def _judge_test(
 def shown(value: Any, limit: int = _SHOWN) -> str:
     """A value for a reader: as JSON, cut at ``limit`` characters."""
     try:
-        text = json.dumps(value, ensure_ascii=False)
+        # A program's text may hold halves of surrogate pairs, which no reader and no tokenizer takes.
+        text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
     except RecursionError:
         return "what is nested too deep to be shown"
     return text if len(text) <= limit else f"{text[:limit]}…"

@@ -12,6 +12,8 @@ MOST_INPUT = 8 * MIB
 """Characters of JSON that one test's input may have."""
 FOLDER = 32 * MIB
 """Bytes of /tmp, the one place that can be written to."""
+MOST_FILES = 1000
+"""Files, folders and links that may lie in /tmp at a time: empty ones take memory of the kernel's, none of /tmp's."""
 _FILE = 16 * MIB
 _FILES = 64
 _THREADS = 32

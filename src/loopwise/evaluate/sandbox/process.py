@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from loopwise.evaluate.sandbox.launching import INSTALL_HINT, Launcher, UnavailableError
-from loopwise.evaluate.sandbox.limits import MOST_OUTPUT
+from loopwise.evaluate.sandbox.limits import MOST_FILES, MOST_OUTPUT
 
 START_LIMIT = 30.0
 """Seconds a sandbox may take to start, on a machine that is busy."""
@@ -21,6 +21,8 @@ _MOST_LINE = 2 * MOST_OUTPUT + 4096
 """Bytes an answer may have: more than an honest one needs, whose text JSON writes longer."""
 _CHUNK = 1 << 16
 _END_LIMIT = 2.0
+_LOOK = 0.02
+"""Seconds between two looks at how many files a program has made: bubblewrap can limit their bytes alone."""
 _SHOWN_ERROR = 500
 
 
@@ -78,6 +80,7 @@ class Sandbox:
         os.set_blocking(self._requests, False)
         self._told: int | None = told_out
         self._first_inside: int | None = None
+        self._folder: int | None = None
         self._unread = bytearray()
         self._ready = False
 
@@ -128,7 +131,7 @@ class Sandbox:
             case {"output": output}:
                 return output
             case {"error": str(error)}:
-                raise ProgramError(error)
+                raise ProgramError(error.encode("utf-8", "replace").decode())
         raise ForgedError("wrote something else in place of an answer")
 
     def stop(self) -> None:
@@ -151,25 +154,47 @@ class Sandbox:
         self.stop()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_LIMIT)
-        for descriptor in (self._told, self._first_inside):
+        for descriptor in (self._told, self._first_inside, self._folder):
             if descriptor is not None:
                 os.close(descriptor)
-        self._told = self._first_inside = None
+        self._told = self._first_inside = self._folder = None
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
 
     def _find_first_inside(self) -> None:
-        """Hold on to the first process inside, by a descriptor that can never come to mean another."""
+        """Hold on to the first process inside, by a descriptor that can never come to mean another, and to its /tmp."""
         assert self._told is not None
-        with suppress(ValueError, KeyError, OSError):
-            self._first_inside = os.pidfd_open(json.loads(os.read(self._told, _CHUNK))["child-pid"])
+        try:
+            first = json.loads(os.read(self._told, _CHUNK))["child-pid"]
+            with suppress(OSError):
+                self._first_inside = os.pidfd_open(first)
+            self._folder = os.open(f"/proc/{first}/root/tmp", os.O_PATH | os.O_DIRECTORY)
+        except (ValueError, KeyError, ProcessLookupError, FileNotFoundError):
+            return  # it has ended since, and whoever asks it something is told so
+        except OSError as error:
+            raise UnavailableError(
+                f"the files in a sandbox cannot be counted: {error}. Let this user read its own processes in /proc."
+            ) from None
+
+    def _within(self, descriptor: int, event: int, deadline: float) -> bool:
+        """As the function. Raises EndedError where the program has more files than it may."""
+        while True:
+            if self._folder is not None:
+                count = os.fstatvfs(self._folder)
+                # The folder itself is one.
+                if count.f_files - count.f_ffree - 1 > MOST_FILES:
+                    raise EndedError(f"was ended for more than {MOST_FILES} files in /tmp")
+            if _within(descriptor, event, min(deadline, time.monotonic() + _LOOK)):
+                return True
+            if time.monotonic() >= deadline:
+                return False
 
     def _send(self, message: bytes, deadline: float) -> None:
         rest = memoryview(message)
         try:
             while rest:
-                if not _within(self._requests, select.POLLOUT, deadline):
+                if not self._within(self._requests, select.POLLOUT, deadline):
                     raise TimeoutError
                 rest = rest[os.write(self._requests, rest[:_CHUNK]) :]
         except BrokenPipeError:
@@ -181,7 +206,7 @@ class Sandbox:
             start = len(self._unread)
             if start > _MOST_LINE:
                 raise ForgedError(f"wrote more than {_MOST_LINE} bytes in place of an answer")
-            if not _within(self._answers, select.POLLIN, deadline):
+            if not self._within(self._answers, select.POLLIN, deadline):
                 raise TimeoutError
             part = os.read(self._answers, _CHUNK)
             if not part:
