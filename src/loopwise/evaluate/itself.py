@@ -25,12 +25,9 @@ RUBRIC = (
     "alone.\n\nQuestion:\n{prompt}\n\nAnswer:\n{completion}\n\nMark:"
 )
 """What is the same for all samples of a problem comes first: it is read once for all of them."""
-COMPARISON = (
-    "Which answer to the question is better, A or B? Reply with the letter alone.\n\nQuestion:\n{prompt}\n\n"
-    "Answer A:\n{first}\n\nAnswer B:\n{second}\n\nBetter:"
-)
-PAIRS = 8
-"""Twice each of eight samples: all 28 pairs would take longer than the samples did."""
+COMPARISON = "Which answer is better, A or B?\n\nQuestion: {prompt}\n\nA: {first}\n\nB: {second}\n\nBetter:"
+PAIRS = 4
+"""Each of eight samples once: every pair is read in both orders, and more would take longer than the samples did."""
 
 
 def vote(
