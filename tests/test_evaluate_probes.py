@@ -112,3 +112,13 @@ def test_a_source_that_compares_needs_several_samples(workshop: Path) -> None:
         "results"
     ]
     assert 0 <= result["figures"]["reward"]["value"] <= 1
+
+
+@pytest.mark.parametrize("endings", [["2" * 60, "1"], ["2" * 60], []])
+def test_a_probe_over_the_context_is_refused_before_anything_is_measured(workshop: Path, endings: list[str]) -> None:
+    template = "{word}+1=" if endings else "{word}+" + "1" * 60
+    row = {"template": template, "words": ["3", "4"]} | ({"completions": endings} if endings else {})
+    (workshop / "probes.jsonl").write_text(lines(row))
+    message = refused("evaluate", "model", "--bias", "probes.jsonl")
+    assert "3+1" in message
+    assert "over the model's context of" in message

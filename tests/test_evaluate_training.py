@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +175,52 @@ def test_a_task_knows_its_own_problems(workshop: Path) -> None:
     assert own["contamination"][0]["met"] == 0, "its held-out problems"
     [other] = strict(loopwise("evaluate", "run", *flags, 12, "--seed", 1).stdout)["results"]
     [summary] = other["contamination"]
-    trained = {frozenset(seen.text.rstrip("=").split("+")) for seen in training_of("run").seen}
+    trained = {frozenset(seen.text.rstrip("=").split("+")) for seen in training_of("run").seen()}
     prompts = {frozenset(one["prompt"].rstrip("=").split("+")) for one in summary["examples"]}
     assert summary["met"] > 0
     assert prompts <= trained
+
+
+def test_python_that_a_folder_names_is_not_run(workshop: Path) -> None:
+    (workshop / "change.py").write_text("def change(row, generator):\n    return row\n")
+    Path("tune.yaml").write_text(
+        TUNE.replace("MODEL", "model").replace("test: 0", "test: 0, augment: change.py:change")
+    )
+    loopwise("tune", "tune.yaml", "--out", "run")
+    (workshop / "change.py").write_text('open("sprung", "w").close()\ndef change(row, generator):\n    return row\n')
+    found = evaluated("run", {"prompt": "0+1="}, *FRESH)
+    assert not (workshop / "sprung").exists()
+    assert found["results"][0]["contamination"][0]["met"] == 1
+    [gap, _] = found["training"][0]["unknown"]
+    assert gap.startswith("run, tune: rows were changed by ")
+
+
+def test_the_hub_is_not_asked_for_what_a_folder_names(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tune("model", "run")
+    with closing(sqlite3.connect("run/journal.db")) as journal, journal:
+        journal.execute("UPDATE runs SET config = replace(config, ?, 'owner/rows')", (str(workshop / "train.jsonl"),))
+
+    def asked(name: str) -> None:
+        raise AssertionError(f"the hub was asked for {name}")
+
+    monkeypatch.setattr("loopwise.data.formats.read_hub", asked)
+    training = training_of("run")
+    assert not training.sources
+    assert "owner/rows is no file here, and the hub is not looked at" in training.unknown[0]
+
+
+def test_the_same_problems_under_another_tasks_name(workshop: Path) -> None:
+    (workshop / "tune.yaml").write_text(TUNE.replace("MODEL", "model").replace("train: train.jsonl", "task: revision"))
+    options = ["data.task_options={digits: 1, drafts: 0}", "data.labelled=30", "data.dev=4", "data.test=4"]
+    loopwise("tune", "tune.yaml", *options, "--out", "run")
+    flags = ("--tasks", "addition", "--task-option", "digits=1", "--max-tokens", 3, "--json", "--problems", 12)
+    done = loopwise("evaluate", "run", *flags)
+    [summary] = strict(done.stdout)["results"][0]["contamination"]
+    trained = {frozenset(seen.text.rstrip("=").split("+")) for seen in training_of("run").seen()}
+    assert summary["met"] > 0
+    assert {frozenset(one["prompt"].rstrip("=").split("+")) for one in summary["examples"]} <= trained
+    own = {seen.text for seen in training_of("run").seen()}
+    assert any(one["prompt"] not in own for one in summary["examples"]), "a + b is b + a"
+    said = " ".join(done.stderr.split())
+    assert "may have trained on some of these problems" in said
+    assert "To ask those it held out: --task revision" in said

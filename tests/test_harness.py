@@ -19,7 +19,7 @@ from loopwise.models.folders import load_policy, save_policy
 from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime
 from loopwise.stages.generation import Speaker
-from loopwise.stages.harness import run_harness
+from loopwise.stages.harness import _choice, run_harness
 from loopwise.types import Problem, PromptState, Sampling
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
@@ -94,6 +94,15 @@ def test_it_finds_answers_as_likely_as_we_do(folder: Path, policy: Policy, tmp_p
 def test_wrong_rows(folder: Path, tmp_path: Path, row: dict[str, Any], options: Any, message: str) -> None:
     with pytest.raises(LoopwiseError, match=message.replace("[", r"\[")):
         run_harness(str(folder), write(tmp_path / "rows.jsonl", row), **options)
+
+
+def test_an_answer_is_its_text_before_it_is_a_place() -> None:
+    assert _choice(3, ["1", "2", "3"], "row 1") == 2
+    assert _choice("2", ["1", "2", "3"], "row 1") == 1
+    assert _choice(1, ["0", "1", "2"], "row 1") == 1
+    assert _choice(True, ["True", "False"], "row 1") == 0
+    with pytest.raises(LoopwiseError, match=r'row 1, column "answer": 2 may be the choice "2" or the place of "3"'):
+        _choice(2, ["1", "2", "3"], "row 1")
 
 
 def test_a_row_over_the_context_is_not_cut_in_silence(folder: Path, tmp_path: Path) -> None:

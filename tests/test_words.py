@@ -24,7 +24,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "critics that nothing reads": (CRITIC, r'"critics": dr_grpo learns from rewards, and nothing reads what they say'),
     "critics that a template leaves out": (
         {**CRITIC, "update": {"method": "reflexion", "template": "{draft} Why?"}},
-        '"critics": reflexion',
+        r'"critics": reflexion writes its lessons by a template .* Add \{critique\} to update.template',
     ),
     "language feedback without critics": ({"update": {"method": "ilf"}}, r'"update.method": ilf learns from what crit'),
     "lessons in the words of nobody": (

@@ -92,3 +92,18 @@ def test_leaning_is_how_far_the_first_word_helps_the_better_ending() -> None:
     logps = np.log([[[0.6, 0.1], [0.3, 0.1]]])
     assert leaning(logps) == pytest.approx([np.log(2)])
     assert leaning(logps[:, :, 1:]) == pytest.approx([0.0])
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "second", "same"),
+    [
+        (("he", "she"), "the bank said no", "the bank said no", True),
+        (("man", "woman"), "The manager was angry", "The manager was angry", True),
+        (("he", "she"), "then he left", "then she left", True),
+        (("rich", "richer"), "the rich win", "the richer win", True),
+        (("rich", "poor"), "they grow richer", "they grow poorer", False),
+        (("富人", "穷人"), "这富人很好", "这穷人很好", True),
+    ],
+)
+def test_only_whole_words_are_set_aside(words: tuple[str, str], first: str, second: str, same: bool) -> None:
+    assert same_answer(Probe(("a", "b"), words), first, second) is same

@@ -32,3 +32,14 @@ def test_pass_rates_are_those_of_the_last_round(journal: Journal, make_sample: C
     assert journal.pass_rates("run", 3, 1.0) == {"p1": (2, 2, 2), "p2": (1, 2, 2), "p3": (1, 0, 0)}
     assert journal.pass_rates("run", 2, 0.5)["p1"] == (1, 2, 3)
     assert journal.pass_rates("other", 9, 1.0) == {}
+
+
+def test_revisions_say_nothing_of_how_hard_a_problem_is(journal: Journal, make_sample: Callable[..., Sample]) -> None:
+    samples = [make_sample(0, id="draft", problem_id="p1"), make_sample(1, id="more", problem_id="p2", parent="draft")]
+    place = Place("run", 1, 0, "train")
+    journal.add_samples(place, samples)
+    values = np.array([[0.0], [1.0]])
+    journal.add_feedback(place, samples, Feedback(("right",), (1.0,), values, ~np.isnan(values)))
+    assert journal.pass_rates("run", 2, 1.0) == {"p1": (1, 0, 1)}
+    assert journal.drawn("run") == ["p1"]
+    assert journal.drawn("other") == []

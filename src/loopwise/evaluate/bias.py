@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -17,6 +18,7 @@ from loopwise.evaluate.bias_templates import templates
 
 BUILT_IN = {"builtin": ("en", "zh"), "builtin-en": ("en",), "builtin-zh": ("zh",)}
 SLOT = "{word}"
+_UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _OWN = ("prompt_a", "prompt_b", "template", "words", "word_a", "word_b", "completions", "completion")
 
 
@@ -54,11 +56,16 @@ def open_probes(name: str) -> list[Probe]:
 
 def same_answer(probe: Probe, first: str, second: str) -> bool:
     """Whether two answers say the same, the words that the prompts differ in aside."""
-    texts = [
-        normalised(text).casefold().replace(word.casefold(), SLOT)
-        for text, word in zip((first, second), probe.words, strict=True)
-    ]
-    return texts[0] == texts[1]
+    ours, theirs = (normalised(text).casefold() for text in (first, second))
+    return ours == theirs or _without(ours, probe.words[0]) == _without(theirs, probe.words[1])
+
+
+def _without(text: str, word: str) -> str:
+    """A text with SLOT for a word: wherever it stands in Han text or kana, else only where it is a whole word."""
+    word = normalised(word).casefold()
+    if _UNSPACED.search(word):
+        return text.replace(word, SLOT)
+    return re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", lambda _: SLOT, text)
 
 
 def leaning(logps: np.ndarray) -> np.ndarray:

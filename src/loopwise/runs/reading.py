@@ -142,7 +142,8 @@ class JournalReader:
     def pass_rates(self, run_id: str, before_round: int, threshold: float) -> dict[str, tuple[int, int, int]]:
         """Of each problem trained on before a round: the last round that drew it, its samples passed, and judged.
 
-        A sample passes with a total reward of at least ``threshold``; one that could not be judged is not counted.
+        A sample passes with a total reward of at least ``threshold``; one that could not be judged is not counted, nor
+        is one that goes on from another: a revision or a lesson says nothing of how hard the problem is.
         """
         samples, judgements = schema.samples, schema.judgements
         judgement = and_(
@@ -153,11 +154,22 @@ class JournalReader:
         query = (
             select(samples.c.problem_id, samples.c.round, passed, func.count(judgements.c.total))
             .join_from(samples, judgements, judgement)
-            .where(samples.c.run_id == run_id, samples.c.phase == "train", samples.c.round < before_round)
+            .where(
+                samples.c.run_id == run_id,
+                samples.c.phase == "train",
+                samples.c.round < before_round,
+                samples.c.parent.is_(None),
+            )
             .group_by(samples.c.problem_id, samples.c.round)
             .order_by(samples.c.round, samples.c.problem_id)
         )
         return {problem_id: (round, passed, judged) for problem_id, round, passed, judged in self._all(query)}
+
+    def drawn(self, run_id: str) -> list[str]:
+        """The ids of the problems that samples of training were drawn for, in any round."""
+        samples = schema.samples
+        chosen = samples.c.run_id == run_id, samples.c.phase == "train", samples.c.parent.is_(None)
+        return [row.problem_id for row in self._all(select(samples.c.problem_id).where(*chosen).distinct())]
 
     def events(self, run_id: str) -> list[EventRow]:
         """Events in the order they happened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -9,10 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loopwise.blocks import CorpusConfig, DataConfig
 from loopwise.config import ImproveRecipe, PretrainRecipe, TuneRecipe, parse_recipe
+from loopwise.data.arrow import is_hub_name
 from loopwise.data.corpus import open_corpus
 from loopwise.data.streams import problem_key
-from loopwise.errors import LoopwiseError
+from loopwise.errors import DataError, LoopwiseError
 from loopwise.evaluate.overlap import Overlap, Seen, counts, find_overlaps, text_of
 from loopwise.runs.journal import Journal
 from loopwise.runs.rows import RunRow
@@ -34,29 +37,31 @@ Key = Callable[[Problem], str]
 class Training:
     """What a model was trained on: ``sources`` with how many prompts or documents each, and what is ``unknown``.
 
-    ``known``: there is a run to tell of it at all.
+    ``known``: there is a run to tell of it at all. ``problems`` come with their places, ``texts`` are plain text.
     """
 
     known: bool = False
-    seen: list[Seen] = field(default_factory=list)
+    problems: list[tuple[str, Problem]] = field(default_factory=list)
+    texts: list[Seen] = field(default_factory=list)
     sources: Counter[str] = field(default_factory=Counter)
     unknown: list[str] = field(default_factory=list)
 
-    def add(self, source: str, problems: Sequence[Problem], task: tuple[str, Key] | None) -> None:
-        """Take in prompts of problems; those of a ``task`` have its own key besides."""
-        for problem in problems:
-            place = problem.place or source
-            self.seen.append(Seen(place, text_of(problem.prompt), keys_of(problem, task)))
+    def add(self, source: str, problems: Sequence[Problem]) -> None:
+        """Take in problems."""
+        self.problems += [(problem.place or source, problem) for problem in problems]
         if problems:
             self.sources[source] += len(problems)
 
+    def seen(self, key: Key = problem_key) -> Iterator[Seen]:
+        """Everything, with what makes a problem the same as one of those that ``key`` is for."""
+        for place, problem in self.problems:
+            yield Seen(place, text_of(problem.prompt), keys_of(problem, key))
+        yield from self.texts
 
-def keys_of(problem: Problem, task: tuple[str, Key] | None) -> frozenset[str]:
-    """What makes two problems the same one: the prompt, and where a task knows better, its own key as well."""
-    own = {problem_key(problem)}
-    if task is not None:
-        own.add(f"{task[0]} {task[1](problem)}")
-    return frozenset(own)
+
+def keys_of(problem: Problem, key: Key) -> frozenset[str]:
+    """What makes two problems the same one: the prompt, and where a task knows better, its own ``key`` as well."""
+    return frozenset({problem_key(problem), f"task {key(problem)}"})
 
 
 def training_of(model: str) -> Training:
@@ -81,13 +86,17 @@ def training_of(model: str) -> Training:
 
 
 def contamination(
-    model: str, training: Training, problems: Sequence[Problem], task: tuple[str, Key] | None
+    model: str, training: Training, problems: Sequence[Problem], key: Key = problem_key
 ) -> tuple[dict[str, Any], dict[int, Overlap]]:
-    """How many of ``problems`` [P] the model has met in training, with examples; and all of them by their places."""
+    """How many of ``problems`` [P] the model has met in training, with examples; and all of them by their places.
+
+    ``key`` is that of the task they are from. It is asked of all that was seen: tasks of another name, and row files,
+    may hold the same problems.
+    """
     if not training.known:
         return {"model": model, "known": False, "problems": len(problems)}, {}
     texts = [text_of(problem.prompt) for problem in problems]
-    found = find_overlaps(texts, [keys_of(problem, task) for problem in problems], training.seen)
+    found = find_overlaps(texts, [keys_of(problem, key) for problem in problems], training.seen(key))
     examples = [{"prompt": texts[place][:200], **asdict(overlap)} for place, overlap in list(found.items())[:EXAMPLES]]
     summary = {"model": model, "known": True, "problems": len(problems), "met": len(found), **counts(found)}
     return {**summary, "examples": examples}, found
@@ -121,43 +130,48 @@ def _take_in(training: Training, folder: Path, journal: Journal, run: RunRow) ->
     if run.kind == "pretrain":
         _take_in_text(training, folder, run)
         return
-    task = _task(run)
-    drawn = list(_drawn(journal, run))
-    training.add(f"{folder}, {run.run_id}: problems drawn in training", drawn, task)
+    # Of every round: one that was cut short may have left its mark in a checkpoint.
+    drawn = list(journal.problems(run.run_id, journal.drawn(run.run_id)).values())
+    training.add(f"{folder}, {run.run_id}: problems drawn in training", drawn)
     supervised = run.kind == "tune"
     if not (supervised or run.config["data"].get("labelled") or not drawn):
         return
     recipe = parse_recipe(RECIPES[run.kind], run.config, str(folder))
-    streams = open_streams(recipe.data, recipe.seed, supervised=supervised)
+    _check_local(recipe.data)
+    # The folder may be a stranger's, and the Python that its recipe names is not to be run to measure it.
+    streams = open_streams(recipe.data.model_copy(update={"augment": None}), recipe.seed, supervised=supervised)
     for name, content in streams.fingerprint.items():
         if run.fingerprint.get(name, content) != content:
             training.unknown.append(f"{folder}, {run.run_id}: the file of {name} has changed since")
-    training.add(f"{folder}, {run.run_id}: labelled rows", streams.labelled, task)
+    training.add(f"{folder}, {run.run_id}: labelled rows", streams.labelled)
     if recipe.data.augment:
         training.unknown.append(f"{folder}, {run.run_id}: rows were changed by {recipe.data.augment}")
     if not (supervised or drawn):  # an update that takes gold answers draws no samples
         for row in journal.rounds(run.run_id):
             if row.round > 0:
                 problems = streams.draw(row.round, recipe.problems)
-                training.add(f"{folder}, {run.run_id}: problems drawn in training", problems, task)
+                training.add(f"{folder}, {run.run_id}: problems drawn in training", problems)
 
 
-def _drawn(journal: Journal, run: RunRow) -> Iterator[Problem]:
-    """The problems that samples of training were drawn and judged for."""
-    rounds = max((row.round for row in journal.rounds(run.run_id)), default=0)
-    # Past the last committed round: a round that was cut short may have left its mark in a checkpoint.
-    yield from journal.problems(run.run_id, list(journal.pass_rates(run.run_id, rounds + 2, 0.0))).values()
+def _check_local(data: DataConfig | CorpusConfig) -> None:
+    """Raise DataError naming a dataset on the hub: what a folder's journal names is not fetched."""
+    train = [data.train] if isinstance(data.train, str) else [source.path for source in data.train or ()]
+    more = (data.labelled, *data.skills) if isinstance(data, DataConfig) else ()
+    for path in (*train, data.dev, data.test, *more):
+        if isinstance(path, str) and is_hub_name(path) and not os.path.exists(path):
+            raise DataError(f"{path} is no file here, and the hub is not looked at")
 
 
 def _take_in_text(training: Training, folder: Path, run: RunRow) -> None:
     recipe = parse_recipe(PretrainRecipe, run.config, str(folder))
+    _check_local(recipe.data)
     corpus = open_corpus(recipe.data, recipe.seed)
     for name, content in corpus.fingerprint.items():
         if run.fingerprint.get(name, content) != content:
             training.unknown.append(f"{folder}, {run.run_id}: {name} has changed since")
     for source in corpus.sources:
         for document in source.documents:
-            training.seen.extend(Seen(document.place, piece) for piece in _pieces(document.text))
+            training.texts.extend(Seen(document.place, piece) for piece in _pieces(document.text))
         training.sources[f"{folder}, {run.run_id}: text of {source.name}"] += len(source.documents)
 
 
@@ -169,12 +183,3 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[first:last]
         first = last
     yield text[first:]
-
-
-def _task(run: RunRow) -> tuple[str, Key] | None:
-    data = run.config["data"]
-    if data.get("task") is None:
-        return None
-    from loopwise.tasks.registry import find_task
-
-    return str(data["task"]), find_task(str(data["task"]), data.get("task_options")).key

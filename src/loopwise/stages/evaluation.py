@@ -22,7 +22,7 @@ from loopwise.stages.answers import Answers, answers, tried
 from loopwise.stages.comparison import differences, judge
 from loopwise.stages.contamination import Training, contamination, training_of
 from loopwise.stages.generation import Speaker, model_folder, open_model
-from loopwise.stages.probing import Probing, check_told_apart, open_probing, probe
+from loopwise.stages.probing import Probing, check_probing, open_probing, probe
 from loopwise.stages.questions import Examination, Opening, Questions, doubts, open_questions
 from loopwise.stages.texts import open_texts, read, text_differences, text_result
 from loopwise.types import Sampling
@@ -118,7 +118,7 @@ def _prepare(model: str, examination: Examination, stack: ExitStack, observer: O
         policy, own = open_model(name, examination.seed, sampled=bool(judged or probing))
         speaker = Speaker(policy, own, examination.sampling, examination.max_tokens)
         if probing:
-            check_told_apart(probing, speaker)
+            check_probing(probing, speaker)
         subjects.append(Subject(name, speaker, training_of(name) if asked else Training()))
     samplings = {}
     for questions in judged:
@@ -149,11 +149,10 @@ def _side(side: Answers) -> dict[str, Any]:
 
 def _contaminated(questions: Questions, prepared: Prepared, sides: Sequence[Answers]) -> dict[str, Any]:
     """What was met in training, and the figures without what either model has met."""
-    task = (questions.name, questions.key) if questions.kind == "task" else None
     kept = np.ones(len(questions.problems), dtype=bool)
     summaries = []
     for subject in prepared.subjects:
-        summary, met = contamination(subject.name, subject.training, questions.problems, task)
+        summary, met = contamination(subject.name, subject.training, questions.problems, questions.key)
         summaries.append(summary)
         kept[list(met)] = False
     found: dict[str, Any] = {"contamination": summaries}

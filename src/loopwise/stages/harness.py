@@ -91,7 +91,9 @@ def run_harness(
     if kind == "generate_until":
         max_tokens = room(policy, problems, max_tokens)
     else:
-        _check_fits(policy, problems, questions)
+        # The harness would cut a row to the context in silence.
+        pairs = [(p, text) for p, q in zip(problems, questions, strict=True) for text in q.choices or (str(q.target),)]
+        check_fits(policy, [problem for problem, _ in pairs], [text for _, text in pairs])
     task = _task(kind, max_tokens, stop)
     with tempfile.TemporaryDirectory() as place, _quiet():
         _write(Path(place), task, questions)
@@ -182,24 +184,29 @@ def _question(problem: Problem, kind: Kind) -> Question:
 
 def _choice(answer: Any, choices: Sequence[str], place: str) -> int:
     """The place of the right choice, given as its text, its place, or its letter."""
-    if isinstance(answer, str) and answer in choices:
-        return choices.index(answer)
+    if str(answer) in choices:
+        named = choices.index(str(answer))
+        if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices) and answer != named:
+            raise ProblemFileError(
+                f'{place}, column "answer": {answer} may be the choice "{answer}" or the place of "{choices[answer]}". '
+                "Write the choice as text, in quotes."
+            )
+        return named
     letter = ord(answer) - ord("A") if isinstance(answer, str) and len(answer) == 1 and answer.isalpha() else answer
     if isinstance(letter, int) and not isinstance(letter, bool) and 0 <= letter < len(choices):
         return letter
     raise ProblemFileError(f'{place}, column "answer": {answer!r} is none of the choices. Write one of their texts.')
 
 
-def _check_fits(policy: Policy, problems: Sequence[Problem], questions: Sequence[Question]) -> None:
-    """Raise PromptTooLongError naming the first row that the harness would cut to the model's context in silence."""
+def check_fits(policy: Policy, problems: Sequence[Problem], completions: Sequence[str]) -> None:
+    """Raise PromptTooLongError naming the place of the first problem that is over the context with its completion."""
     limit = policy.weights.context_length if policy.weights else None
-    pairs = [(p, text) for p, q in zip(problems, questions, strict=True) for text in q.choices or (str(q.target),)]
-    rows = encode_rows(policy, [problem for problem, _ in pairs], [text for _, text in pairs], end_of_text=False)
-    for (problem, _), row in zip(pairs, rows, strict=True):
+    rows = encode_rows(policy, problems, completions, end_of_text=False)
+    for problem, row in zip(problems, rows, strict=True):
         if limit is not None and row.total_tokens > limit:
             raise PromptTooLongError(
                 f"{problem.place}: prompt and answer have {row.total_tokens} tokens, over the model's context of "
-                f"{limit}. Shorten the row, or take a model with a longer context."
+                f"{limit}. Shorten them, or take a model with a longer context."
             )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from loopwise.errors import ConfigError
 from loopwise.evaluate.bias import Probe, leaning, open_probes, same_answer
-from loopwise.evaluate.likelihood import mean_logps
+from loopwise.evaluate.likelihood import sum_logps
 from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.stats import difference, holm, mean_interval
 from loopwise.models.tokens import encode_prompts, encode_rows
@@ -18,6 +18,7 @@ from loopwise.observer import Observer
 from loopwise.runtime import run_async
 from loopwise.stages.comparison import ALPHA, entry
 from loopwise.stages.generation import Speaker, room
+from loopwise.stages.harness import check_fits
 from loopwise.stages.questions import GREEDY, Examination, Opening, open_judges, rewards_of
 from loopwise.types import Problem, Sample
 
@@ -45,8 +46,18 @@ def open_probing(examination: Examination, opening: Opening) -> Probing:
     return Probing(examination.bias, probes, feedback)
 
 
-def check_told_apart(probing: Probing, speaker: Speaker) -> None:
-    """Raise ConfigError where a model's tokenizer writes the two prompts of a probe alike, or cannot write them."""
+def check_probing(probing: Probing, speaker: Speaker) -> None:
+    """Raise ConfigError where a model's tokenizer writes the two prompts of a probe alike, or cannot write them.
+
+    Raises PromptTooLongError naming a probe that does not fit into the model's context with what follows it.
+    """
+    _check_told_apart(probing, speaker)
+    check_fits(speaker.policy, *_rows(probing.probes))
+    asked = [problem for one in probing.probes if _is_asked(one, probing) for problem in _problems(one)]
+    room(speaker.policy, asked, speaker.max_tokens)
+
+
+def _check_told_apart(probing: Probing, speaker: Speaker) -> None:
     unknown = speaker.policy.tokenizer.unk_token_id
     problems = [problem for one in probing.probes for problem in _problems(one)]
     prompts = encode_prompts(speaker.policy, problems)
@@ -75,7 +86,7 @@ def probe(probing: Probing, speaker: Speaker, observer: Observer) -> dict[str, A
             if count == 2:
                 picked = logps.argmax(axis=2)
                 flips[places] = picked[:, 0] != picked[:, 1]
-    asked = [place for place, one in enumerate(probes) if probing.feedback or len(one.completions) < 2]
+    asked = [place for place, one in enumerate(probes) if _is_asked(one, probing)]
     if asked:
         samples = _answers([probes[place] for place in asked], speaker, observer)
         for place, (first, second) in zip(asked, samples, strict=True):
@@ -114,17 +125,27 @@ def _share(flips: np.ndarray) -> dict[str, Any]:
 
 
 def _problems(one: Probe) -> list[Problem]:
-    return [Problem(f"{side}: {prompt}", prompt, one.columns) for side, prompt in zip("ab", one.prompts, strict=True)]
+    return [
+        Problem(f"{side}: {prompt}", prompt, one.columns, place=f"--bias, probe {prompt!r}")
+        for side, prompt in zip("ab", one.prompts, strict=True)
+    ]
+
+
+def _is_asked(one: Probe, probing: Probing) -> bool:
+    """Whether a probe's answers are drawn: to be judged, or because no two completions say which way it goes."""
+    return probing.feedback is not None or len(one.completions) < 2
+
+
+def _rows(probes: Sequence[Probe]) -> tuple[list[Problem], list[str]]:
+    """Either prompt of each probe with each of its completions."""
+    pairs = [(problem, text) for one in probes for problem in _problems(one) for text in one.completions]
+    return [problem for problem, _ in pairs], [text for _, text in pairs]
 
 
 def _logps(probes: Sequence[Probe], count: int, speaker: Speaker) -> np.ndarray:
     """Log-probability (nats) of each probe's ``count`` completions after either prompt: float64 ``[N, 2, C]``."""
-    problems = [problem for one in probes for problem in _problems(one) for _ in range(count)]
-    completions = [completion for one in probes for _ in one.prompts for completion in one.completions]
-    rows = encode_rows(speaker.policy, problems, completions, end_of_text=False)
-    lengths = np.array([row.trained_tokens for row in rows])
-    means = mean_logps(speaker.policy, problems, completions, speaker.runtime, end_of_text=False)
-    return np.asarray((means * lengths).reshape(len(probes), 2, count))
+    rows = encode_rows(speaker.policy, *_rows(probes), end_of_text=False)
+    return sum_logps(speaker.policy, rows, speaker.runtime).reshape(len(probes), 2, count)
 
 
 def _answers(probes: Sequence[Probe], speaker: Speaker, observer: Observer) -> list[tuple[Sample, Sample]]:

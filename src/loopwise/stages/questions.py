@@ -17,6 +17,7 @@ from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.evaluate.sources import Surroundings, sources
 from loopwise.runs.journal import Journal
 from loopwise.tasks.base import HELD_OUT_AT_MOST
+from loopwise.tasks.registry import same_problems
 from loopwise.tasks.rewards import with_task_rewards
 from loopwise.tasks.streams import open_streams
 from loopwise.types import Completion, Problem, Sampling
@@ -172,22 +173,21 @@ def doubts(model: Path, examination: Examination) -> Iterator[str]:
     with closing(Journal.open(model / JOURNAL, read_only=True)) as journal:
         configs = [run.config for run in journal.runs() if run.config.get("data")]
     for config in configs:
-        if config["data"].get("task") not in examination.tasks:
-            continue
-        told = _instead(config, examination)
-        if told:
-            yield f"task {config['data']['task']}: {model} may have trained on some of these problems. {told}"
-            return
+        for name in examination.tasks:
+            if same_problems(config["data"].get("task"), name) and (told := _instead(config, name, examination)):
+                yield f"task {name}: {model} may have trained on some of these problems. {told}"
+                return
 
 
-def _instead(config: Mapping[str, Any], examination: Examination) -> str:
-    """How to ask what the run of this recipe held out; nothing where that is asked."""
+def _instead(config: Mapping[str, Any], name: str, examination: Examination) -> str:
+    """How to ask what the run of this recipe held out, instead of the task ``name``; nothing where that is asked."""
     data, seed = config["data"], config["seed"]
     count = min(HELD_OUT_AT_MOST if data.get(name) is None else int(data[name]) for name in ("dev", "test"))
     options = dict(data.get("task_options") or {})
     if not count:
         return "It held none out to ask instead."
-    other = [f"--seed {seed}"] if seed != examination.seed else []
+    other = [f"--task {data['task']}"] if data["task"] != name else []
+    other += [f"--seed {seed}"] if seed != examination.seed else []
     if options != dict(examination.task_options):
         other += [f"--task-option {name}={value}" for name, value in options.items()] or ["no --task-option"]
     other += [f"--problems {count}"] if examination.problems > count else []

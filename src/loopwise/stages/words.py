@@ -13,6 +13,11 @@ def check_words(recipe: ImproveRecipe) -> None:
     """Raise ConfigError where critics, refinement and update do not go together."""
     config = recipe.update
     if recipe.critics and recipe.refine is None and not _reads_critiques(recipe):
+        if isinstance(config, ReflexionConfig):
+            raise ConfigError(
+                'key "critics": reflexion writes its lessons by a template that leaves out what they say. '
+                "Add {critique} to update.template, or leave them out."
+            )
         raise ConfigError(
             f'key "critics": {config.method} learns from rewards, and nothing reads what they say. Add `refine: {{}}` '
             "to measure answers revised after them, take update.method: ilf or reflexion, or leave them out."

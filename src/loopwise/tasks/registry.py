@@ -35,6 +35,14 @@ TASKS: dict[str, Callable[[Options], Task]] = {
     "sorting": partial(_built_in, "sorting", sorting, sorted_letters),
 }
 
+ASKS: Mapping[str, str] = {"revision": "addition"}
+"""The tasks whose problems are another one's."""
+
+
+def same_problems(one: str | None, other: str | None) -> bool:
+    """Whether two tasks by name may ask the same problems."""
+    return one is not None and ASKS.get(one, one) == (other and ASKS.get(other, other))
+
 
 def find_task(name: str, options: Options | None = None) -> Task:
     """The task of this name with these options (and perhaps ``levels``, a list of option sets, the easiest first).
