@@ -135,7 +135,7 @@ class History:
             return None
         line = ("", tuple(entry.value for entry in known.values()))
         share = all(entry.is_share for entry in known.values())
-        hint = "Dev problems judged by the true answers, which no training signal saw."
+        hint = "Dev problems judged by the true answers, which decided nothing."
         return Series("By the truth", hint, tuple(known), (line,), share)
 
 

@@ -19,8 +19,8 @@ class _Chart(NamedTuple):
 _REWARD = _Chart("Reward", "Mean reward of its samples.", ("reward",))
 _TRUTH = _Chart(
     "Reward and truth",
-    "Mean reward of its samples (solid), and what the truth says of the same ones (dashed), which no training signal "
-    "saw. The first rising while the second falls: it has found a hole in the reward.",
+    "Mean reward of its samples (solid), and what the truth says of the same ones (dashed), which decided "
+    "nothing. The first rising while the second falls: it has found a hole in the reward.",
     ("reward", "truth"),
 )
 _CHARTS = (

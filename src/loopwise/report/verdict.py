@@ -140,7 +140,7 @@ def _details(evidence: Evidence, comparison: Comparison | None, after: Standing)
         gold = Measure("share" if first.is_share and last.is_share else "reward", "right", measure.noun)
         confirmed = compare(last, first)
         details.append(
-            f"By the true answers, which no training signal saw: {gold.change(first.value, last.value)}"
+            f"By the true answers, which decided nothing: {gold.change(first.value, last.value)}"
             + (f", {confirmed.words(gold)}." if confirmed else ".")
         )
     if evidence.split == "dev":
