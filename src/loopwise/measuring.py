@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from loopwise.config import ImproveRecipe, PretrainRecipe, Recipe
+from loopwise.evaluate.groups import group_means
 from loopwise.evaluate.likelihood import mean_logps
 from loopwise.evaluate.stats import difference, mean_interval
 from loopwise.loop import Position
@@ -19,7 +20,7 @@ from loopwise.runs.rows import REFINED
 from loopwise.runtime import Runtime
 from loopwise.starting import sampling_of
 from loopwise.tasks.base import Streams
-from loopwise.types import Evaluation, FeedbackSource, Generator, Problem, Sampling, Scored, Update
+from loopwise.types import Evaluation, FeedbackSource, Generator, Problem, Sampling, Update
 from loopwise.update.refinement import refine
 from loopwise.workspace import RunFiles
 
@@ -115,7 +116,7 @@ class Measuring:
             # A problem's samples are set beside each other: one greedy answer would have nothing beside it.
             assert isinstance(recipe, ImproveRecipe)
             scored = self.roller.at(number, split, sampling_of(recipe))(policy, problems, recipe.samples)
-            return _means(scored)
+            return group_means((members for _, members in scored.groups()), scored.feedback.totals)
         return self.roller.at(number, split, self._greedy)(policy, problems, 1).feedback.totals
 
     def _score_refined(self, number: int, policy: Policy, split: str) -> np.ndarray:
@@ -149,14 +150,3 @@ def _difference(after: Evaluation, before: Evaluation) -> dict[str, Any]:
     """The paired difference with its two-sided 95% interval."""
     found = difference(after.scores, before.scores)
     return {"difference": found.value, "difference_ci95": [found.low, found.high]}
-
-
-def _means(scored: Scored) -> np.ndarray:
-    """The mean total of each problem's samples: float64 ``[P]``, NaN where none was judged."""
-    totals = scored.feedback.totals
-    found = np.full(len(scored.problems), np.nan)
-    for place, (_, members) in enumerate(scored.groups()):
-        judged = totals[members][~np.isnan(totals[members])]
-        if judged.size:
-            found[place] = judged.mean()
-    return found

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from loopwise.blocks import MonitorsConfig
-from loopwise.evaluate.groups import group_metrics
+from loopwise.evaluate.groups import group_means, group_metrics
 from loopwise.evaluate.stats import paired
 from loopwise.models.logps import TokenRow, score_tokens
 from loopwise.models.policy import Policy
@@ -21,6 +21,7 @@ from loopwise.rollout import Roller
 from loopwise.runs.rows import Place
 from loopwise.runtime import Runtime
 from loopwise.types import LOST, REWARD_ROUNDING, Feedback, Problem, Sampling, Scored
+from loopwise.update.units import work_units
 
 PHASE = "monitor"
 TOKENS_AT_ONCE = 8192
@@ -91,7 +92,7 @@ class Monitors:
         known = {name: value for name, value in figures.items() if not math.isnan(value)}
         scores = {"pass_at_k": _best(judged, self.threshold)}
         if truth is not None:
-            scores["truth"] = _problem_means(judged)
+            scores["truth"] = group_means((members for _, members in judged.groups()), judged.feedback.totals)
         return Watched(known, scores, truth is not None or self.roller.feedback.uses_reference)
 
     def crossings(self, now: Watched) -> list[Crossing]:
@@ -120,23 +121,16 @@ class Monitors:
             return {}
         if policy.weights is weights:
             return {"kl": 0.0} if policy is self.base else {}
-        rows = [
-            TokenRow(sample.prompt_ids, sample.token_ids, sample.loss_mask)
-            for sample in scored.samples
-            if sample.token_ids
-        ]
-        own = [
-            logp
-            for sample in scored.samples
-            for logp, bit in zip(sample.logps or (), sample.loss_mask, strict=True)
-            if bit
-        ]
-        temperature = self.sampling.temperature or 1.0
+        drawn = [sample for sample in scored.samples if sample.token_ids]
+        rows = [TokenRow(sample.prompt_ids, sample.token_ids, sample.loss_mask) for sample in drawn]
+        own: list[float] = []
         base: list[float] = []
         with torch.inference_mode(), self.runtime.autocast():
-            for some in _portions(rows):
-                scores = score_tokens(weights.module, some, temperature)
+            for unit in work_units(rows, TOKENS_AT_ONCE):
+                scores = score_tokens(weights.module, [rows[n] for n in unit], self.sampling.temperature or 1.0)
                 base += scores.logps[scores.mask.bool()].float().cpu().tolist()
+                for sample in (drawn[n] for n in unit):
+                    own += [p for p, bit in zip(sample.logps or (), sample.loss_mask, strict=True) if bit]
         gap = np.asarray(base) - np.asarray(own)
         return {"kl": float(np.mean(np.exp(gap) - gap - 1.0))} if gap.size else {}
 
@@ -202,11 +196,6 @@ def _fall(base: Watched, now: Watched, name: str) -> float:
     return -test.difference if test.n and test.shows_loss else 0.0
 
 
-def _problem_means(scored: Scored) -> np.ndarray:
-    totals = scored.feedback.totals
-    return np.array([_mean(totals[members]) for _, members in scored.groups()])
-
-
 def _best(scored: Scored, threshold: float) -> np.ndarray:
     """Whether any sample of each problem passes: float64 ``[P]``, NaN where none was judged."""
     totals = scored.feedback.totals
@@ -231,19 +220,6 @@ def _vote_share(scored: Scored) -> float:
         texts = Counter(scored.samples[place].text.strip() for place in members)
         shares += [max(texts.values()) / len(members)] if members else []
     return math.fsum(shares) / len(shares) if shares else math.nan
-
-
-def _portions(rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
-    """Rows in order, so many at a time that padding them stays small."""
-    portion: list[TokenRow] = []
-    for row in rows:
-        longest = max(one.total_tokens for one in (*portion, row))
-        if portion and longest * (len(portion) + 1) > TOKENS_AT_ONCE:
-            yield portion
-            portion = []
-        portion.append(row)
-    if portion:
-        yield portion
 
 
 def _mean(values: np.ndarray) -> float:

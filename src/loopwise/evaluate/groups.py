@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -17,6 +17,16 @@ def group_members(samples: Sequence[Sample]) -> list[list[int]]:
     """The positions of each problem's samples, problem after problem."""
     ordered = sorted(range(len(samples)), key=lambda place: (samples[place].group, place))
     return [list(members) for _, members in groupby(ordered, key=lambda place: samples[place].group)]
+
+
+def group_means(groups: Iterable[Sequence[int]], totals: np.ndarray) -> np.ndarray:
+    """The mean total of P groups of positions in ``totals`` ``[S]``: float64 ``[P]``, NaN where none was judged."""
+    means = []
+    for members in groups:
+        values = totals[list(members)]
+        judged = values[~np.isnan(values)]
+        means.append(float(judged.mean()) if judged.size else math.nan)
+    return np.array(means, dtype=np.float64)
 
 
 def joined(rollouts: Sequence[Scored]) -> Scored:

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from loopwise.evaluate.groups import group_means, group_members
 from loopwise.report import numbers
 from loopwise.report.measures import Standing, zeros_and_ones
 from loopwise.report.samples import spread
 from loopwise.report.series import Series
 from loopwise.runs.journal import Journal, Place
 from loopwise.runs.rows import REFINED, DecisionRow, EvaluationRow, RoundRow, RunRow
-from loopwise.types import Sample
 
 Mark = Literal["base", "best", "accepted", "rolled back", "none"]
 NGRAM = "ngram"
@@ -121,7 +121,7 @@ class History:
         feedback = journal.feedback_at(Place(self.run.run_id, number, 0, split), samples, "report") if samples else None
         if feedback is None:
             return None
-        scores = _problem_means(samples, feedback.totals)
+        scores = group_means(group_members(samples), feedback.totals)
         judged = scores[~np.isnan(scores)]
         mean = float(judged.mean()) if judged.size else math.nan
         return Standing(mean, math.nan, math.nan, int(judged.size), scores)
@@ -137,14 +137,6 @@ class History:
         share = all(entry.is_share for entry in known.values())
         hint = "Dev problems judged by the true answers, which decided nothing."
         return Series("By the truth", hint, tuple(known), (line,), share)
-
-
-def _problem_means(samples: Sequence[Sample], totals: np.ndarray) -> np.ndarray:
-    """Scores of samples ``[S]`` as means of their problems ``[P]``, NaN where none was judged."""
-    found: dict[str, list[float]] = {}
-    for sample, total in zip(samples, totals.tolist(), strict=True):
-        found.setdefault(sample.problem_id, []).extend([] if math.isnan(total) else [total])
-    return np.array([math.fsum(scores) / len(scores) if scores else math.nan for scores in found.values()])
 
 
 def mark(row: DecisionRow) -> Mark:

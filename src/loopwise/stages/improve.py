@@ -209,7 +209,6 @@ def prepare(
     runtime = make_runtime(recipe.runtime, recipe.seed, threads)
     opened = open_streams(recipe.data, recipe.seed, supervised=False)
     streams = opened.without_references() if recipe.label_free else opened
-    columns, free = streams.reference_columns, recipe.label_free
     own_parts = rewards is None and update is None and generator is None
     remote = endpoints.enter_endpoints(stack, recipe.endpoints)
     local = LocalGenerator(runtime)
@@ -222,25 +221,10 @@ def prepare(
         endpoints=remote,
         seed=recipe.seed,
         samples=recipe.samples,
-        label_free=free,
+        label_free=recipe.label_free,
     )
-    feedback: RewardSum = (
-        RewardSum.from_functions(rewards, reference_columns=columns, label_free=free)
-        if rewards
-        else load_feedback(
-            recipe.rewards,
-            critics=recipe.critics,
-            reference_columns=columns,
-            label_free=free,
-            surroundings=around,
-        )
-    )
-    stack.enter_context(feedback)
+    feedback, report = _judges(stack, recipe, rewards, streams.reference_columns, around)
     _check_refinement(recipe, feedback)
-    report = None
-    if recipe.report_rewards:
-        told = load_feedback(recipe.report_rewards, reference_columns=columns, label_free=False, surroundings=around)
-        report = stack.enter_context(told)
     base = policy or start_policy(recipe.model, runtime, lambda: texts_of(streams))
     encodings: dict[str, Encoding] = {}
     if recipe.gate.metric == "likelihood":
@@ -278,6 +262,32 @@ def prepare(
         besides,
         remote,
     )
+
+
+def _judges(
+    stack: ExitStack,
+    recipe: ImproveRecipe,
+    rewards: Sequence[Callable[..., Any]] | None,
+    columns: Sequence[str],
+    around: Surroundings,
+) -> tuple[RewardSum, RewardSum | None]:
+    """What judges the samples, and what only reports on them; ``rewards`` take the place of the recipe's."""
+    told = None
+    if rewards:
+        feedback = RewardSum.from_functions(rewards, reference_columns=columns, label_free=recipe.label_free)
+    else:
+        feedback = load_feedback(
+            recipe.rewards,
+            critics=recipe.critics,
+            reference_columns=columns,
+            label_free=recipe.label_free,
+            surroundings=around,
+        )
+    stack.enter_context(feedback)
+    if recipe.report_rewards:
+        report = load_feedback(recipe.report_rewards, reference_columns=columns, label_free=False, surroundings=around)
+        told = stack.enter_context(report)
+    return feedback, told
 
 
 def _endpoint(remote: endpoints.Endpoints, name: str) -> Endpoint:
