@@ -140,8 +140,9 @@ def _agreement(first: Sequence[Measurement]) -> str:
 
 def ours(options: Mapping[str, Any]) -> dict[str, float | None]:
     """Some steps of ``loopwise improve`` on ``model``, sampling its own completions or learning from ``given`` ones."""
-    from loopwise.blocks import RuntimeConfig
-    from loopwise.config import ImproveRecipe, parse_recipe
+    from loopwise.config.blocks import RuntimeConfig
+    from loopwise.config.reading import parse_recipe
+    from loopwise.config.recipes import ImproveRecipe
     from loopwise.generate.local import LocalGenerator
     from loopwise.models.folders import load_policy
     from loopwise.rollout import Rollout

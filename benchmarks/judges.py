@@ -107,7 +107,7 @@ BENCHMARK = Benchmark((TEXT,), run)
 
 def judged(options: Mapping[str, Any]) -> dict[str, float | None]:
     """Samples a second of generating and of each judge that this machine has all for."""
-    from loopwise.blocks import RuntimeConfig
+    from loopwise.config.blocks import RuntimeConfig
     from loopwise.evaluate.sources import Surroundings
     from loopwise.generate.local import LocalGenerator
     from loopwise.models.folders import load_policy
@@ -141,7 +141,7 @@ def _names() -> list[str]:
 
 
 def _loaded(name: str, case: Case, around: Any) -> RewardSum:
-    from loopwise.blocks import RewardConfig
+    from loopwise.config.blocks import RewardConfig
     from loopwise.evaluate.rewards import load_feedback
     from loopwise.evaluate.sources import sources
 
@@ -231,7 +231,7 @@ def _columns(case: Case) -> Mapping[str, Any]:
 
 def _save_judge(folder: Path, runtime: Runtime) -> None:
     """A classifier on MiniLM that has learned nothing; nothing at all where the encoder is not installed."""
-    from loopwise.judge_blocks import JudgeModelConfig
+    from loopwise.config.judge_blocks import JudgeModelConfig
     from loopwise.models.encoders import start_judge
     from loopwise.models.folders import save_policy
 

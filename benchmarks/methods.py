@@ -100,7 +100,8 @@ BENCHMARK = Benchmark((), run)
 
 def learn(options: Mapping[str, Any]) -> dict[str, float | None]:
     """One run of ``loopwise improve`` by a method of the table."""
-    from loopwise.config import ImproveRecipe, parse_recipe
+    from loopwise.config.reading import parse_recipe
+    from loopwise.config.recipes import ImproveRecipe
     from loopwise.stages.improve import improve
 
     recipe = parse_recipe(ImproveRecipe, recipe_of(options))

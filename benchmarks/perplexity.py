@@ -24,7 +24,8 @@ from benchmarks.harness import (
     markdown,
     run_alternating,
 )
-from loopwise.config import PretrainRecipe, load_recipe
+from loopwise.config.reading import load_recipe
+from loopwise.config.recipes import PretrainRecipe
 from loopwise.stages.pretrain import FLOOR, pretrain
 
 POEMS = "tang300.json"

@@ -25,7 +25,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import loopwise.recipes
 from benchmarks.harness import Benchmark, Figure, Rival, Section, Settings, as_content, run_alternating, table
 from benchmarks.machine import matmul_rival, peak
-from loopwise.config import PretrainRecipe, load_recipe
+from loopwise.config.reading import load_recipe
+from loopwise.config.recipes import PretrainRecipe
 from loopwise.observer import Observer
 from loopwise.runs.journal import Journal
 from loopwise.stages.pretrain import RUN_ID, pretrain

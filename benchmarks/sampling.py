@@ -80,7 +80,7 @@ BENCHMARK = Benchmark((), run)
 
 def save_demo(folder: Path) -> tuple[Path, shape.Shape]:
     """Write the demo's model, with random weights and without an end-of-text; its sizes as those of a Llama."""
-    from loopwise.blocks import ModelConfig, RuntimeConfig
+    from loopwise.config.blocks import ModelConfig, RuntimeConfig
     from loopwise.models.folders import save_policy
     from loopwise.models.presets import create_policy
     from loopwise.runtime import make_runtime
@@ -98,7 +98,7 @@ def save_demo(folder: Path) -> tuple[Path, shape.Shape]:
 
 def ours(options: Mapping[str, Any]) -> dict[str, float | None]:
     """Rollouts of our generator: one work unit each."""
-    from loopwise.blocks import RuntimeConfig
+    from loopwise.config.blocks import RuntimeConfig
     from loopwise.generate.local import LocalGenerator
     from loopwise.models.folders import load_policy
     from loopwise.runtime import make_runtime, run_async, seed_key

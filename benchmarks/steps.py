@@ -86,7 +86,8 @@ class Contest:
 
 def tuned(options: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, float | None]:
     """Some steps of ``loopwise tune`` on the file ``rows`` with an ``update`` of ours."""
-    from loopwise.config import TuneRecipe, parse_recipe
+    from loopwise.config.reading import parse_recipe
+    from loopwise.config.recipes import TuneRecipe
     from loopwise.stages.finetune import tune
 
     out = Path(options["folder"]) / "run"

@@ -104,7 +104,8 @@ class _Watch(Observer):
 
 def ours(options: Mapping[str, Any]) -> dict[str, float | None]:
     """``loopwise improve`` on the repeat's model for ``steps`` steps at most, a round of ``every`` steps."""
-    from loopwise.config import ImproveRecipe, parse_recipe
+    from loopwise.config.reading import parse_recipe
+    from loopwise.config.recipes import ImproveRecipe
     from loopwise.measuring import Measuring
     from loopwise.stages.improve import improve
 
@@ -137,7 +138,8 @@ def _recipe(options: Mapping[str, Any]) -> dict[str, Any]:
 def trl(options: Mapping[str, Any]) -> dict[str, float | None]:
     """TRL's trainer on the same sums, stopped by the same evaluation."""
     library = trl_side.load_trl(options["threads"])
-    from loopwise.config import ImproveRecipe, parse_recipe
+    from loopwise.config.reading import parse_recipe
+    from loopwise.config.recipes import ImproveRecipe
     from loopwise.evaluate.rules import exact_match
     from loopwise.tasks.streams import open_streams
 
@@ -188,7 +190,7 @@ class _Evaluation:
     """Greedy answers of a model that is being trained to the held-out sums, by our generator."""
 
     def __init__(self, problems: Any, tokenizer: Any, options: Mapping[str, Any]) -> None:
-        from loopwise.blocks import RuntimeConfig
+        from loopwise.config.blocks import RuntimeConfig
         from loopwise.evaluate.rules import exact_match
         from loopwise.runtime import make_runtime
         from loopwise.types import Request

@@ -26,7 +26,8 @@ def warm_starts(out: Path, settings: Settings, count: int, overrides: Sequence[s
 
 def train(options: Mapping[str, Any]) -> dict[str, float | None]:
     """Run the recipe with the repeat's seed."""
-    from loopwise.config import TuneRecipe, load_recipe
+    from loopwise.config.reading import load_recipe
+    from loopwise.config.recipes import TuneRecipe
     from loopwise.stages.finetune import tune
 
     out = Path(options["out"])

@@ -1,4 +1,4 @@
-"""Writes docs/recipes.md, every key of a recipe with default and meaning, from the models of loopwise.config.
+"""Writes docs/recipes.md, every key of a recipe with default and meaning, from the models in loopwise/config.
 
 Run from the repository: ``python scripts/recipe_docs.py``. ``tests/docs/`` fails where the page is out of date.
 """
@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from loopwise.blocks import Block
-from loopwise.config import ImproveRecipe, TuneRecipe
+from loopwise.config.blocks import Block
+from loopwise.config.methods import PolicyGradientConfig, SFTConfig
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.evaluate.rules import RULES
 from loopwise.evaluate.sources import sources
-from loopwise.methods import PolicyGradientConfig, SFTConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from recipe_words import MEANINGS, NOTES, TITLES
@@ -30,7 +30,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipes.md"
 HEAD = """\
 # Every key of a recipe
 
-Written by `scripts/recipe_docs.py` from `blocks.py`, `methods.py` and `config.py` of the package. Change those.
+Written by `scripts/recipe_docs.py` from the models in `src/loopwise/config/`. Change those.
 
 A recipe is a YAML file. `loopwise pretrain`, `tune` and `improve` read one kind each; their blocks are shared.
 
@@ -161,7 +161,7 @@ def _row(block: type[Block], name: str, field: FieldInfo) -> str:
 def _meaning(block: type[Block], name: str, field: FieldInfo) -> str:
     owners = [base for base in block.__mro__ if name in MEANINGS.get(base, {})]
     if bool(owners) == bool(field.description):
-        found = "two meanings: remove the one here" if owners else "no meaning: describe it in config.py or here"
+        found = "two meanings: remove the one here" if owners else "no meaning: describe it in loopwise/config or here"
         raise ValueError(f"{block.__name__}.{name} has {found}")
     return MEANINGS[owners[0]][name] if owners else str(field.description)
 

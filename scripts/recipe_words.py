@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loopwise.blocks import (
+from loopwise.config.blocks import (
     Block,
     BudgetConfig,
     CorpusConfig,
@@ -26,9 +26,8 @@ from loopwise.blocks import (
     SourceConfig,
     TokenizerConfig,
 )
-from loopwise.config import ImproveRecipe, JudgeRecipe, PretrainRecipe, TuneRecipe
-from loopwise.judge_blocks import JudgeDataConfig, JudgeModelConfig, JudgingConfig, MaskedConfig
-from loopwise.methods import (
+from loopwise.config.judge_blocks import JudgeDataConfig, JudgeModelConfig, JudgingConfig, MaskedConfig
+from loopwise.config.methods import (
     AdvantageConfig,
     ClipConfig,
     KLConfig,
@@ -42,6 +41,7 @@ from loopwise.methods import (
     SFTConfig,
     ValueConfig,
 )
+from loopwise.config.recipes import ImproveRecipe, JudgeRecipe, PretrainRecipe, TuneRecipe
 
 TITLES: Mapping[type[Block], str] = {
     ImproveRecipe: "A recipe for `loopwise improve`",
@@ -108,7 +108,7 @@ NOTES: Mapping[type[Block], str] = {
     ),
 }
 
-# Meanings of keys whose field in config.py has no description of its own.
+# Meanings of keys whose field in loopwise/config has no description of its own.
 MEANINGS: Mapping[type[Block], Mapping[str, str]] = {
     ImproveRecipe: {
         "model": "the model to start from",

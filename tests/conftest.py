@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from loopwise.blocks import RuntimeConfig
+from loopwise.config.blocks import RuntimeConfig
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.types import Context, Problem, Request
 

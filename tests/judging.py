@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from loopwise.config import JudgeRecipe, parse_recipe, resolve_paths
+from loopwise.config.paths import resolve_paths
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import JudgeRecipe
 
 WORDS = ("red", "green", "blue", "cold", "warm", "soft", "hard", "old", "new", "long")
 BODY = {"create": "bert", "depth": 1, "width": 16, "heads": 2, "context": 32, "tokenizer": "byte", "dropout": 0.0}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loopwise.advice import advise
-from loopwise.config import ImproveRecipe, TuneRecipe
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.observer import Observer
 from loopwise.stages.finetune import tune
 

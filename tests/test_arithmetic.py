@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from loopwise.config import ImproveRecipe, TuneRecipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.stages import arithmetic
 
 ONLINE = "16 problems x 8 samples a step = 128 samples, 4 steps a round, "

@@ -266,7 +266,7 @@ def test_completing_a_task_loads_nothing_heavy() -> None:
 
 
 def test_every_kind_of_recipe_has_its_command() -> None:
-    from loopwise.config import COMMANDS
+    from loopwise.config.recipes import COMMANDS
     from loopwise.stages.commands import MODULES
 
     assert MODULES.keys() == COMMANDS.keys()

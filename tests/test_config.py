@@ -9,11 +9,9 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from loopwise import blocks, methods
-from loopwise.blocks import Block
-from loopwise.config import COMMANDS, ImproveRecipe, PretrainRecipe, TuneRecipe, parse_recipe
-from loopwise.errors import ConfigError
-from loopwise.methods import (
+from loopwise.config import blocks, methods
+from loopwise.config.blocks import Block
+from loopwise.config.methods import (
     ClipConfig,
     DAPOConfig,
     DrGRPOConfig,
@@ -25,6 +23,9 @@ from loopwise.methods import (
     RLOOConfig,
     SPINConfig,
 )
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import COMMANDS, ImproveRecipe, PretrainRecipe, TuneRecipe
+from loopwise.errors import ConfigError
 
 LOOP = {"model": "m", "data": {"train": "rows.jsonl"}, "rewards": ["number"]}
 METHODS = [choice.__metadata__[0].tag for choice in get_args(ImproveRecipe.model_fields["update"].annotation)]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tests.stopping import CutShortError, StopAfter
 
-from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ConfigError
 from loopwise.runs.journal import Journal
 from loopwise.stages.improve import improve

@@ -18,8 +18,9 @@ import pytest
 import torch
 from tests.stopping import CutShortError, StopAfter
 
-from loopwise.blocks import OptimizerConfig
-from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.config.blocks import OptimizerConfig
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import IncompatibleError
 from loopwise.models.folders import load_policy
 from loopwise.models.logps import TokenRow, token_logps

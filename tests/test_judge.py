@@ -11,7 +11,7 @@ import pytest
 from tests.judging import BODY, FAST, labelled, preferred, recipe, write_rows
 from typer.testing import CliRunner
 
-from loopwise.blocks import RewardConfig
+from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError, DataError, ModelError
 from loopwise.evaluate.sources import Surroundings, sources
 from loopwise.observer import Observer

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ConfigError
 from loopwise.generate.local import LocalGenerator
 from loopwise.models.policy import Policy

@@ -170,7 +170,7 @@ def test_an_unknown_need_is_refused_even_where_it_is_offered() -> None:
 
 def test_the_loop_loads_no_torch() -> None:
     program = (
-        "import sys, loopwise, loopwise.loop, loopwise.types, loopwise.config, loopwise.errors\n"
+        "import sys, loopwise, loopwise.loop, loopwise.types, loopwise.config.recipes, loopwise.errors\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from tests.stopping import CutShortError, StopAt
 
-from loopwise.config import TuneRecipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import TuneRecipe
 from loopwise.models.folders import load_policy
 from loopwise.runtime import Runtime
 from loopwise.stages.finetune import tune

@@ -18,12 +18,13 @@ from tests.docs.documents import ROOT
 from tests.matrix import AT_THE_GATE, NEEDS_WORDS, READS_WORDS, UPDATES, scores, words
 from tests.remote.server import completion, fake_server
 
-from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.config.methods import ImproveUpdate
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ConfigError
 from loopwise.evaluate.programs import python_tests
 from loopwise.evaluate.rules import RULES
 from loopwise.evaluate.sources import Surroundings, sources
-from loopwise.methods import ImproveUpdate
 from loopwise.models.policy import Policy
 from loopwise.rollout import Roller
 from loopwise.runs.journal import Journal
@@ -89,7 +90,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a judge that was taught a little."""
-    from loopwise.config import JudgeRecipe
+    from loopwise.config.recipes import JudgeRecipe
     from loopwise.stages.judging import train_judge
 
     folder = tmp_path_factory.mktemp("judge")

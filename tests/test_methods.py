@@ -10,10 +10,10 @@ import pytest
 from tests.stopping import CutShortError, StopAt
 
 from loopwise.advice import advise
-from loopwise.config import ImproveRecipe
+from loopwise.config.methods import RFTConfig
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.data.batches import mixed_batch
 from loopwise.errors import ConfigError, LoopwiseError, ResumeError
-from loopwise.methods import RFTConfig
 from loopwise.models.folders import load_policy
 from loopwise.models.lora import with_lora
 from loopwise.observer import Observer
@@ -101,7 +101,7 @@ def test_two_rounds_of_two_steps_and_the_same_after_a_stop(
 
 
 def _runtime() -> Runtime:
-    from loopwise.blocks import RuntimeConfig
+    from loopwise.config.blocks import RuntimeConfig
     from loopwise.runtime import make_runtime
 
     return make_runtime(RuntimeConfig(threads=1), 0)

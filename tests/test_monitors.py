@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loopwise.blocks import MonitorsConfig
-from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.config.blocks import MonitorsConfig
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ConfigError
 from loopwise.monitors import Watched, crossings
 from loopwise.runs.journal import Journal

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from tests.bad_inputs import IMPROVE, ROWS, TUNE, lines
 
-from loopwise.config import ImproveRecipe, PretrainRecipe, TuneRecipe, load_recipe
+from loopwise.config.reading import load_recipe
+from loopwise.config.recipes import ImproveRecipe, PretrainRecipe, TuneRecipe
 from loopwise.runs.files import to_json
 from loopwise.runtime import Runtime
 from loopwise.stages import probe
@@ -307,7 +308,8 @@ runtime: {threads: 1}
 SCRIPT = """\
 import sys
 from pathlib import Path
-from loopwise.config import TuneRecipe, load_recipe
+from loopwise.config.recipes import TuneRecipe
+from loopwise.config.reading import load_recipe
 recipe = load_recipe(TuneRecipe, "memory.yaml", sys.argv[2:])
 if sys.argv[1] == "plan":
     from loopwise.stages import plan, probe

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from tests.stopping import CutShortError, StopAt
 
-from loopwise.config import TuneRecipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import TuneRecipe
 from loopwise.errors import ConfigError, DataError
 from loopwise.evaluate.likelihood import mean_logps
 from loopwise.models.folders import load_policy

@@ -13,7 +13,8 @@ import pytest
 import torch
 from tests.stopping import CutShortError, StopAt
 
-from loopwise.config import PretrainRecipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import PretrainRecipe
 from loopwise.data.sources import Document
 from loopwise.errors import ConfigError, DataError, ModelError, ResumeError, VocabularyError
 from loopwise.evaluate import floor as module_of_floor

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tests.command_line import loopwise, refused, strict
 
-from loopwise.config import COMMANDS, load_recipe
+from loopwise.config.reading import load_recipe
+from loopwise.config.recipes import COMMANDS
 from loopwise.recipes.catalogue import ShippedRecipe, catalogue, names
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from loopwise.config import ImproveRecipe, TuneRecipe, load_recipe, parse_recipe
+from loopwise.config.reading import load_recipe, parse_recipe
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.errors import ConfigError, ControlError, DataError, DiskFullError, OutputExistsError
 from loopwise.evaluate import likelihood
 from loopwise.models.folders import save_policy

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ConfigError, IncompatibleError, PromptTooLongError
 from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime

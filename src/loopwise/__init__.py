@@ -11,7 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loopwise.config import ImproveRecipe, PretrainRecipe, TuneRecipe, load_recipe
+    from loopwise.config.reading import load_recipe
+    from loopwise.config.recipes import ImproveRecipe, PretrainRecipe, TuneRecipe
     from loopwise.errors import LoopwiseError
     from loopwise.models.folders import load_policy
     from loopwise.observer import Observer
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
     from loopwise.types import Problem, Updated
 
 _HOMES = {
-    "ImproveRecipe": "loopwise.config",
+    "ImproveRecipe": "loopwise.config.recipes",
     "Journal": "loopwise.runs.journal",
     "LoopwiseError": "loopwise.errors",
     "Observer": "loopwise.observer",
-    "PretrainRecipe": "loopwise.config",
+    "PretrainRecipe": "loopwise.config.recipes",
     "Problem": "loopwise.types",
-    "TuneRecipe": "loopwise.config",
+    "TuneRecipe": "loopwise.config.recipes",
     "Updated": "loopwise.types",
     "demo": "loopwise.stages.demo",
     "improve": "loopwise.stages.improve",
     "load_policy": "loopwise.models.folders",
-    "load_recipe": "loopwise.config",
+    "load_recipe": "loopwise.config.reading",
     "pretrain": "loopwise.stages.pretrain",
     "tune": "loopwise.stages.finetune",
 }

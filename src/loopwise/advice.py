@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loopwise.config import ImproveRecipe, Recipe
-from loopwise.methods import PairsConfig, PolicyGradientConfig, PPOConfig, SPINConfig
+from loopwise.config.methods import PairsConfig, PolicyGradientConfig, PPOConfig, SPINConfig
+from loopwise.config.recipes import ImproveRecipe, RunRecipe
 
 MOST_TIED = 0.5
 MOST_CUT = 0.5
@@ -15,7 +15,7 @@ FAR_FROM_REFERENCE = 0.5
 """Nats a token from the reference that are worth a word."""
 
 
-def advise(recipe: Recipe, summary: Mapping[str, Any]) -> Iterator[str]:
+def advise(recipe: RunRecipe, summary: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a committed round, and what to do about it."""
     if isinstance(recipe, ImproveRecipe) and summary.get("samples"):
         yield from _on_samples(recipe, summary)

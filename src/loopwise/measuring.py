@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.config import ImproveRecipe, PretrainRecipe, Recipe
+from loopwise.config.methods import rows_config
+from loopwise.config.recipes import ImproveRecipe, PretrainRecipe, RunRecipe
 from loopwise.evaluate.groups import group_means
 from loopwise.evaluate.likelihood import mean_logps
 from loopwise.evaluate.stats import difference, mean_interval
 from loopwise.loop import Position
-from loopwise.methods import rows_config
 from loopwise.models.policy import Policy
 from loopwise.rollout import Roller
 from loopwise.runs.rows import REFINED
@@ -34,7 +34,7 @@ class Parts:
     ``exhausted`` says which limit of a remote model is reached, if one is.
     """
 
-    recipe: Recipe
+    recipe: RunRecipe
     streams: Streams
     runtime: Runtime
     update: Update

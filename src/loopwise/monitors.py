@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loopwise.blocks import MonitorsConfig
+from loopwise.config.blocks import MonitorsConfig
 from loopwise.evaluate.groups import group_means, group_metrics
 from loopwise.evaluate.stats import paired
 from loopwise.models.logps import TokenRow, score_tokens

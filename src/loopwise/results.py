@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loopwise.config import PretrainRecipe, Recipe
+from loopwise.config.recipes import PretrainRecipe, Recipe
 from loopwise.loop import Position
 from loopwise.models.folders import save_policy
 from loopwise.models.lora import merged

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from loopwise.blocks import RuntimeConfig
+from loopwise.config.blocks import RuntimeConfig
 from loopwise.errors import ConfigError
 from loopwise.ranks import ALONE, Ranks, current_ranks
 from loopwise.threads import calm_threads

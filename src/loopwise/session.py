@@ -10,14 +10,14 @@ from typing import Any
 
 from loopwise import loop
 from loopwise.advice import advise
-from loopwise.config import ImproveRecipe
+from loopwise.config.methods import OnlineConfig, reference_of
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.evaluate.groups import group_metrics, joined
 from loopwise.evaluate.rewards import feedback_metrics
 from loopwise.gate import Gate, refusal
 from loopwise.loop import Position, Steps
 from loopwise.measuring import Measuring, Parts
 from loopwise.meter import Meter
-from loopwise.methods import OnlineConfig, reference_of
 from loopwise.models.policy import Policy
 from loopwise.monitors import Monitors, Watched
 from loopwise.observer import Observer

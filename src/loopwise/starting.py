@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from loopwise.blocks import ModelConfig, RewardConfig
-from loopwise.config import PATH_OPTIONS, ImproveRecipe, Recipe, TuneRecipe
+from loopwise.config.blocks import ModelConfig, RewardConfig
+from loopwise.config.methods import OnlineConfig, SFTConfig
+from loopwise.config.paths import PATH_OPTIONS
+from loopwise.config.recipes import ImproveRecipe, RunRecipe, TuneRecipe
 from loopwise.data.formats import fingerprint
 from loopwise.errors import ResumeError
 from loopwise.evaluate.rewards import RewardSum
 from loopwise.generate.check import why_not_shared_prefix
-from loopwise.methods import OnlineConfig, SFTConfig
 from loopwise.models.encoders import PACKAGE, encoder_folder
 from loopwise.models.folders import SHORT_CONTEXT, load_policy
 from loopwise.models.lora import with_lora
@@ -63,7 +64,7 @@ def sharing_in_words(policy: Policy) -> Iterator[str]:
             yield f"{what} reads prompts once for each completion, in padded batches: {reason}"
 
 
-def ranks_in_words(recipe: Recipe, runtime: Runtime) -> Iterator[tuple[str, str]]:
+def ranks_in_words(recipe: RunRecipe, runtime: Runtime) -> Iterator[tuple[str, str]]:
     """Level and message of what there is to say of a run on several ranks."""
     world = runtime.ranks.world
     if world == 1:
@@ -86,7 +87,7 @@ def ranks_in_words(recipe: Recipe, runtime: Runtime) -> Iterator[tuple[str, str]
         )
 
 
-def sampling_of(recipe: Recipe) -> Sampling:
+def sampling_of(recipe: RunRecipe) -> Sampling:
     """The recipe's sampling block as the generators' type."""
     return Sampling(**recipe.sampling.model_dump())
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from loopwise.blocks import Block
-from loopwise.config import config_hash
+from loopwise.config.blocks import Block
+from loopwise.config.recipes import config_hash
 from loopwise.errors import ConfigError, DiskFullError, OutputExistsError, ResumeError
 from loopwise.loop import Position
 from loopwise.models.folders import load_policy, save_policy

@@ -180,7 +180,8 @@ def test_our_side_stops_with_the_round_that_reaches_the_target(tmp_path: Path, m
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_methods_recipe_is_one(name: str) -> None:
-    from loopwise.config import ImproveRecipe, parse_recipe
+    from loopwise.config.reading import parse_recipe
+    from loopwise.config.recipes import ImproveRecipe
 
     own = {"models": ["base"], "teachers": ["teacher"], "method": name, "threads": 1, "repeat": 0}
     recipe = parse_recipe(ImproveRecipe, methods.recipe_of({**own, **methods.QUICK}))

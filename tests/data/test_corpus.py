@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from loopwise.blocks import CorpusConfig, SourceConfig
+from loopwise.config.blocks import CorpusConfig, SourceConfig
 from loopwise.data.corpus import Corpus, open_corpus
 from loopwise.data.dedup import normalised
 from loopwise.data.sources import read_source

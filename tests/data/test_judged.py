@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tests.judging import labelled, preferred, write_rows
 
+from loopwise.config.judge_blocks import JudgeDataConfig
 from loopwise.data.judged import open_examples
 from loopwise.errors import ConfigError, DataError, OverlapError
-from loopwise.judge_blocks import JudgeDataConfig
 
 
 def config(path: Path, **changes: Any) -> JudgeDataConfig:

@@ -13,7 +13,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from loopwise.blocks import DataConfig
+from loopwise.config.blocks import DataConfig
 from loopwise.data.rows import labelled_from_rows
 from loopwise.tasks.streams import open_streams
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from loopwise.blocks import RowFormat
+from loopwise.config.blocks import RowFormat
 from loopwise.data.row import Row
 from loopwise.data.rows import labelled_from_rows, problems_from_rows, read_source
 from loopwise.data.shapes import FORMATS, shape_of

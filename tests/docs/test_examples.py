@@ -17,9 +17,10 @@ import yaml
 from tests.docs.documents import READMES, ROOT, code_blocks, named_files
 from typer.testing import CliRunner
 
-from loopwise.blocks import RewardConfig
 from loopwise.cli import app
-from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.config.blocks import RewardConfig
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import IncompatibleError
 from loopwise.evaluate.rewards import load_feedback
 from loopwise.types import Problem, Sample, Updated

@@ -15,7 +15,7 @@ from tests.docs.documents import ROOT, code_blocks, named_files
 from typer.testing import CliRunner
 
 from loopwise.cli import app
-from loopwise.config import ImproveRecipe, TuneRecipe
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.report.lessons import NAMES
 
 PAGE = ROOT / "docs/methods.md"

@@ -17,7 +17,8 @@ import yaml
 from tests.docs.documents import PAGES, READMES, ROOT, code_blocks, named_files, tour
 
 from loopwise.cli import app
-from loopwise.config import COMMANDS, ImproveRecipe, load_recipe, parse_recipe
+from loopwise.config.reading import load_recipe, parse_recipe
+from loopwise.config.recipes import COMMANDS, ImproveRecipe
 from loopwise.recipes.catalogue import ShippedRecipe, catalogue
 
 DOCTESTED = ("loopwise", "loopwise.evaluate.stats", "loopwise.models.prompts", "loopwise.runtime")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from loopwise.blocks import RewardConfig
+from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError, ModelError
 from loopwise.evaluate.contract import checked_critiques
 from loopwise.evaluate.parts import Judged

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from loopwise.blocks import RewardConfig
+from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError
 from loopwise.evaluate.itself import SOURCES
 from loopwise.evaluate.judging import killable
@@ -266,7 +266,7 @@ def test_certainty_is_read_off_the_samples() -> None:
     ],
 )
 def test_options_are_checked(source: str, options: dict[str, Any], fault: str) -> None:
-    from loopwise.blocks import RuntimeConfig
+    from loopwise.config.blocks import RuntimeConfig
     from loopwise.runtime import make_runtime
 
     runtime = make_runtime(RuntimeConfig(device="cpu", threads=1), seed=0)

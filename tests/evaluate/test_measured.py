@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from loopwise.blocks import RewardConfig
+from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError, ModelError, RewardError
 from loopwise.evaluate.metrics.embeddings import Encoder, Likeness
 from loopwise.evaluate.metrics.reports import corpus_reports

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.remote.server import Answer, Asked, FakeServer, completion, error, fake_server
 
-from loopwise.blocks import EndpointConfig, RewardConfig
+from loopwise.config.blocks import EndpointConfig, RewardConfig
 from loopwise.errors import ConfigError, RemoteError, RewardError
 from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.evaluate.sources import Surroundings

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loopwise.blocks import RewardConfig
+from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError, RewardError
 from loopwise.evaluate import supervisor
 from loopwise.evaluate.rewards import RewardSum, load_feedback

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loopwise.blocks import RewardConfig
+from loopwise.config.blocks import RewardConfig
+from loopwise.config.judge_blocks import JudgeModelConfig
 from loopwise.errors import ConfigError, RewardError
 from loopwise.evaluate.rewards import load_feedback
 from loopwise.evaluate.sources import Surroundings, sources
-from loopwise.judge_blocks import JudgeModelConfig
 from loopwise.models.encoders import calibrated, start_judge
 from loopwise.models.folders import save_policy
 from loopwise.models.judges import encode_readings, judge_of, judge_texts

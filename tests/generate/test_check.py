@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from tests.models.tiny import tiny_lstm
 
-from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ModelError
 from loopwise.generate.check import check_sampling
 from loopwise.models.policy import Policy, Weights

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loopwise.blocks import TokenizerConfig
+from loopwise.config.blocks import TokenizerConfig
 from loopwise.generate.local import LocalGenerator
 from loopwise.generate.streaming import UNFINISHED, TextStream
 from loopwise.models.policy import Policy

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loopwise.blocks import RuntimeConfig
+from loopwise.config.blocks import RuntimeConfig
 from loopwise.models.policy import Policy, Weights
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.types import Context

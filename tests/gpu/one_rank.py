@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from tests.ranks.scenarios import LENGTH, ROWS, VOCABULARY, loss, make
 
-from loopwise.blocks import RuntimeConfig
+from loopwise.config.blocks import RuntimeConfig
 from loopwise.ranks import Ranks
 from loopwise.runtime import make_runtime
 from loopwise.update.reduction import GradientSum

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loopwise.blocks import TokenizerConfig
+from loopwise.config.blocks import TokenizerConfig
 from loopwise.errors import ModelError
 from loopwise.models.chat import encode_chat_prompt, encode_conversation, end_of_turn_id
 from loopwise.models.policy import Policy

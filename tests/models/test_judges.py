@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from loopwise.config.judge_blocks import JudgeModelConfig
 from loopwise.errors import ModelError
-from loopwise.judge_blocks import JudgeModelConfig
 from loopwise.models.encoders import calibrated, encoder_folder, most_tokens, start_judge, with_body
 from loopwise.models.folders import load_policy, save_policy
 from loopwise.models.judges import encode_readings, judge_of, judge_texts, padded, read_texts, reading_of

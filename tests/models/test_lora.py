@@ -15,7 +15,7 @@ import torch
 from tests.models.tiny import tiny_lstm
 from torch import nn
 
-from loopwise.blocks import LoraConfig, OptimizerConfig
+from loopwise.config.blocks import LoraConfig, OptimizerConfig
 from loopwise.errors import ConfigError, ModelError
 from loopwise.generate.check import check_sampling
 from loopwise.models.folders import load_policy, save_policy

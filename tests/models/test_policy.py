@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from loopwise.blocks import ModelConfig
+from loopwise.config.blocks import ModelConfig
 from loopwise.errors import ModelError
 from loopwise.models.folders import load_policy, save_policy
 from loopwise.models.policy import Policy, Weights

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from loopwise.blocks import LoraConfig, ModelConfig
+from loopwise.config.blocks import LoraConfig, ModelConfig
 from loopwise.errors import ConfigError
 from loopwise.models.folders import load_policy, save_policy
 from loopwise.models.policy import Policy

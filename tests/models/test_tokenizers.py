@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopwise.blocks import TokenizerConfig
+from loopwise.config.blocks import TokenizerConfig
 from loopwise.errors import ConfigError
 from loopwise.models.policy import Policy
 from loopwise.models.presets import character_tokenizer

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loopwise.blocks import TokenizerConfig
+from loopwise.config.blocks import TokenizerConfig
 from loopwise.errors import DataError, ModelError
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy

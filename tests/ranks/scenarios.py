@@ -17,9 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from loopwise import ranks as module_of_ranks
 from loopwise import results
-from loopwise.blocks import OptimizerConfig, RuntimeConfig
 from loopwise.cli import app
-from loopwise.config import COMMANDS, Recipe, parse_recipe
+from loopwise.config.blocks import OptimizerConfig, RuntimeConfig
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import COMMANDS, Recipe
 from loopwise.models import logps
 from loopwise.models.logps import TokenRow, score_tokens
 from loopwise.ranks import joined_ranks

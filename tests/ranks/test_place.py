@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from loopwise import ranks as module_of_ranks
-from loopwise.blocks import RuntimeConfig
-from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.config.blocks import RuntimeConfig
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ConfigError, RankError
 from loopwise.ranks import ALONE, Ranks, current_ranks, joined_ranks, launched
 from loopwise.runtime import Runtime, make_runtime

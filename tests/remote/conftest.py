@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.remote.server import FakeServer, fake_server
 
-from loopwise.blocks import EndpointConfig
+from loopwise.config.blocks import EndpointConfig
 from loopwise.remote import failures
 from loopwise.remote.client import Endpoint, open_endpoints
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.remote.server import Answer, FakeServer, completion, error
 
-from loopwise.blocks import EndpointConfig
+from loopwise.config.blocks import EndpointConfig
 from loopwise.errors import ConfigError, RemoteError
 from loopwise.remote.client import Endpoint, Reply, ask_all, open_endpoints
 from loopwise.remote.failures import retry_after, wait_before

@@ -199,7 +199,7 @@ def test_ranks_share_what_is_left(server: FakeServer, opened: Opened, tmp_path: 
 RUN = """
 import sys
 from pathlib import Path
-from loopwise.blocks import EndpointConfig
+from loopwise.config.blocks import EndpointConfig
 from loopwise.remote.client import open_endpoints
 from loopwise.runtime import run_async
 

@@ -8,7 +8,8 @@ import pytest
 from tests.remote.server import Answer, Asked, FakeServer, completion
 
 import loopwise as lw
-from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.stages.plan import examine
 
 CRITIC = """\

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import loopwise as lw
 from loopwise.cli import app
 from loopwise.cli.training import close
-from loopwise.config import ImproveRecipe, TuneRecipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.errors import RemoteError
 from loopwise.models.policy import Policy
 from loopwise.results import Result

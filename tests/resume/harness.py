@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 import loopwise.stages.control_run  # noqa: F401  # loads everything a child needs
-from loopwise.config import COMMANDS, Recipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import COMMANDS, Recipe
 from loopwise.runs.journal import Journal
 from loopwise.stages.finetune import tune
 from loopwise.stages.improve import improve

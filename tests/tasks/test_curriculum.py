@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopwise.blocks import CurriculumConfig, DataConfig
+from loopwise.config.blocks import CurriculumConfig, DataConfig
 from loopwise.data.streams import draw
 from loopwise.errors import ConfigError
 from loopwise.tasks.base import Streams

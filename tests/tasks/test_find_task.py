@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from loopwise.blocks import DataConfig
-from loopwise.config import ImproveRecipe, TuneRecipe, parse_recipe
+from loopwise.config.blocks import DataConfig
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.data.streams import problem_key
 from loopwise.errors import ConfigError
 from loopwise.evaluate.rules import RULES

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from loopwise.blocks import DataConfig
+from loopwise.config.blocks import DataConfig
 from loopwise.data.streams import problem_key
 from loopwise.errors import ConfigError
 from loopwise.evaluate.gym import score

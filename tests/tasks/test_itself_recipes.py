@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.tasks.test_shipped_recipes import shipped
 
-from loopwise.config import ImproveRecipe, TuneRecipe, load_recipe
+from loopwise.config.reading import load_recipe
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.evaluate.sources import sources
 from loopwise.recipes.catalogue import find_recipe
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopwise.blocks import DataConfig
+from loopwise.config.blocks import DataConfig
 from loopwise.data.streams import problem_key
 from loopwise.errors import ConfigError, DataError, OverlapError
 from loopwise.tasks.addition import operands

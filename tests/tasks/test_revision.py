@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from loopwise.blocks import DataConfig
+from loopwise.config.blocks import DataConfig
 from loopwise.errors import ConfigError
 from loopwise.tasks.addition import make
 from loopwise.tasks.registry import find_task

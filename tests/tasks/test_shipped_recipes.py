@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from loopwise.blocks import DataConfig
-from loopwise.config import ImproveRecipe, TuneRecipe, load_recipe
+from loopwise.config.blocks import DataConfig
+from loopwise.config.reading import load_recipe
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.tasks.registry import find_task
 from loopwise.tasks.rewards import with_task_rewards
 from loopwise.types import Problem

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from loopwise.blocks import LoraConfig
-from loopwise.methods import DPOConfig, IPOConfig, MarginConfig, RRHFConfig, SLiCConfig, SPINConfig
+from loopwise.config.blocks import LoraConfig
+from loopwise.config.methods import DPOConfig, IPOConfig, MarginConfig, RRHFConfig, SLiCConfig, SPINConfig
 from loopwise.models.logps import TokenRow, TokenScores, token_logps
 from loopwise.models.lora import with_lora
 from loopwise.models.policy import Policy, Weights

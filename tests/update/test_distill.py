@@ -11,9 +11,9 @@ import pytest
 import torch
 from tests.update.sampled import PROBLEMS, SAMPLING, Sampled
 
-from loopwise.blocks import OptimizerConfig
+from loopwise.config.blocks import OptimizerConfig
+from loopwise.config.methods import DistillConfig
 from loopwise.errors import ConfigError
-from loopwise.methods import DistillConfig
 from loopwise.models import logps
 from loopwise.models.folders import save_policy
 from loopwise.models.logps import score_tokens

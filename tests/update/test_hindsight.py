@@ -14,8 +14,8 @@ import pytest
 from tests.update.sampled import PROBLEMS as SAMPLED
 from tests.update.sampled import Sampled
 
-from loopwise.blocks import OptimizerConfig
-from loopwise.methods import HindsightConfig
+from loopwise.config.blocks import OptimizerConfig
+from loopwise.config.methods import HindsightConfig
 from loopwise.models.folders import load_policy, save_policy
 from loopwise.models.logps import TokenRow, token_logps
 from loopwise.models.policy import Policy

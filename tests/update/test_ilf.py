@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loopwise.blocks import OptimizerConfig, RefineConfig
+from loopwise.config.blocks import OptimizerConfig, RefineConfig
+from loopwise.config.methods import ILFConfig
 from loopwise.generate.local import LocalGenerator
-from loopwise.methods import ILFConfig
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_completions, encode_prompts
 from loopwise.runtime import Runtime

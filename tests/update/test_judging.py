@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from loopwise.judge_blocks import JudgeModelConfig, JudgingConfig, MaskedConfig
+from loopwise.config.judge_blocks import JudgeModelConfig, JudgingConfig, MaskedConfig
 from loopwise.models.encoders import start_judge
 from loopwise.models.judges import encode_readings
 from loopwise.models.policy import Policy

@@ -13,7 +13,7 @@ import torch
 from tests.models.tiny import tiny_lstm
 from torch import nn
 
-from loopwise.blocks import OptimizerConfig
+from loopwise.config.blocks import OptimizerConfig
 from loopwise.models.logps import TokenRow, token_logps
 from loopwise.models.policy import Policy
 from loopwise.runs.state import read_state, write_state

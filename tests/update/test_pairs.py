@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from loopwise.blocks import OptimizerConfig
-from loopwise.errors import ConfigError, DataError
-from loopwise.methods import (
+from loopwise.config.blocks import OptimizerConfig
+from loopwise.config.methods import (
     DPOConfig,
     IPOConfig,
     MarginConfig,
@@ -22,6 +21,7 @@ from loopwise.methods import (
     SLiCConfig,
     SPINConfig,
 )
+from loopwise.errors import ConfigError, DataError
 from loopwise.models.logps import token_logps
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import decode, encode_completions, encode_prompts

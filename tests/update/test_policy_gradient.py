@@ -11,8 +11,8 @@ import pytest
 import torch
 from tests.update.sampled import PROBLEMS, SAMPLING, Sampled
 
-from loopwise.blocks import LoraConfig, OptimizerConfig
-from loopwise.methods import (
+from loopwise.config.blocks import LoraConfig, OptimizerConfig
+from loopwise.config.methods import (
     AdvantageConfig,
     DAPOConfig,
     DrGRPOConfig,

@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from loopwise.blocks import OptimizerConfig
+from loopwise.config.blocks import OptimizerConfig
+from loopwise.config.methods import PretrainConfig
 from loopwise.data.windows import frame, pack
-from loopwise.methods import PretrainConfig
 from loopwise.models.policy import Policy, Weights
 from loopwise.runtime import Runtime
 from loopwise.update.learner import Learner

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loopwise.blocks import RefineConfig
+from loopwise.config.blocks import RefineConfig
 from loopwise.models.policy import Policy
 from loopwise.models.prompts import render
 from loopwise.rollout import Roller, Rollout

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from tests.stopping import CutShortError, StopAfter
 
-from loopwise.config import ImproveRecipe, parse_recipe
-from loopwise.methods import ReflexionConfig
+from loopwise.config.methods import ReflexionConfig
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.models.policy import Policy
 from loopwise.models.prompts import render
 from loopwise.models.tokens import encode_prompts

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loopwise.blocks import OptimizerConfig
+from loopwise.config.blocks import OptimizerConfig
+from loopwise.config.methods import RFTConfig
 from loopwise.errors import DataError
-from loopwise.methods import RFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_completions, encode_prompts

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from loopwise.blocks import TokenizerConfig
+from loopwise.config.blocks import TokenizerConfig
+from loopwise.config.methods import SFTConfig
 from loopwise.errors import DataError
-from loopwise.methods import SFTConfig
 from loopwise.models.policy import Policy
 from loopwise.models.tokenizers import make_tokenizer
 from loopwise.types import Problem

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from loopwise.blocks import OptimizerConfig
+from loopwise.config.blocks import OptimizerConfig
+from loopwise.config.methods import SFTConfig
 from loopwise.generate.local import LocalGenerator
-from loopwise.methods import SFTConfig
 from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime
 from loopwise.types import Budget, Context, Partial, Problem, Request, Sampling, Updated

@@ -85,7 +85,7 @@ def evaluate(
         if out:
             _check_out(out)
         sampling = sampling_from(temperature, top_p, top_k, stop)
-        from loopwise.config import load_endpoints
+        from loopwise.config.reading import load_endpoints
         from loopwise.stages.evaluation import evaluate_model
         from loopwise.stages.questions import Examination
 

@@ -87,8 +87,8 @@ def sampling_from(temperature: float, top_p: float, top_k: int, stop: list[str] 
     """Flags as the generators' type. Raises ConfigError naming the flag."""
     from pydantic import ValidationError
 
-    from loopwise.blocks import SamplingConfig
-    from loopwise.config_errors import explain
+    from loopwise.config.blocks import SamplingConfig
+    from loopwise.config.errors import explain
     from loopwise.types import Sampling
 
     stops = tuple(utf8(text, "--stop") for text in stop or ())

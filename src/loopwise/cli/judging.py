@@ -36,7 +36,8 @@ def judge(
     """
     out = out or Path("runs") / recipe.stem
     with watching(as_json, f"loopwise runs resume {out}") as (console, observer), joined_ranks():
-        from loopwise.config import JudgeRecipe, load_recipe
+        from loopwise.config.reading import load_recipe
+        from loopwise.config.recipes import JudgeRecipe
         from loopwise.stages.judging import examine_judge, train_judge
 
         if dry_run and resume:

@@ -129,7 +129,8 @@ def _stage(
         return  # one process can try it for all
     together = nullcontext() if dry_run else joined_ranks()
     with watching(as_json, f"loopwise runs resume {out}") as (console, observer), together:
-        from loopwise.config import COMMANDS, load_recipe
+        from loopwise.config.reading import load_recipe
+        from loopwise.config.recipes import COMMANDS
 
         if dry_run and resume:
             raise ConfigError("--dry-run tries a run that is to begin, --resume goes on with one. Leave one out.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from loopwise.blocks import CorpusConfig, SourceConfig
+from loopwise.config.blocks import CorpusConfig, SourceConfig
 from loopwise.data.arrow import is_dataset_folder
 from loopwise.data.dedup import near_duplicates
 from loopwise.data.formats import fingerprint

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loopwise.config.judge_blocks import JudgeDataConfig
 from loopwise.data.dedup import text_key
 from loopwise.data.formats import fingerprint, read_rows
 from loopwise.data.row import Row, describe
 from loopwise.data.shapes import Shape, shape_of
 from loopwise.errors import ConfigError, DataError, OverlapError, ProblemFileError, nearest
-from loopwise.judge_blocks import JudgeDataConfig
 from loopwise.models.judges import Reading, reading_of
 from loopwise.runtime import seed_key
 

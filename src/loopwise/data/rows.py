@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loopwise.blocks import RowFormat
+from loopwise.config.blocks import RowFormat
 from loopwise.data.formats import Row, read_rows
 from loopwise.data.messages import Completion
 from loopwise.data.shapes import Parts, Shape, shape_of

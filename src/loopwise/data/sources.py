@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from loopwise.blocks import SourceConfig
+from loopwise.config.blocks import SourceConfig
 from loopwise.data.arrow import is_dataset_folder
 from loopwise.data.dedup import text_key
 from loopwise.data.formats import read_rows, read_text

@@ -112,7 +112,7 @@ def _likeness(surroundings: Surroundings, model: str, column: str | None) -> Jud
 def _runtime(surroundings: Surroundings) -> Runtime:
     if surroundings.runtime is not None:
         return surroundings.runtime
-    from loopwise.blocks import RuntimeConfig
+    from loopwise.config.blocks import RuntimeConfig
     from loopwise.runtime import make_runtime
 
     return make_runtime(RuntimeConfig(), surroundings.seed)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.blocks import RewardConfig
+from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError, nearest
 from loopwise.evaluate.parts import Caller, Judged, JudgePart, LocalReward, Part, RewardPart
 from loopwise.evaluate.rules import RULES

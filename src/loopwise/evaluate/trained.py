@@ -118,7 +118,7 @@ def trained_judge_gold(surroundings: Surroundings, *, path: str, column: str) ->
 def _build(
     name: str, surroundings: Surroundings, path: str, label: str | None, column: str | None, scale: Scale
 ) -> TrainedJudge:
-    from loopwise.blocks import RuntimeConfig
+    from loopwise.config.blocks import RuntimeConfig
     from loopwise.models.folders import load_policy
     from loopwise.models.judges import judge_of
     from loopwise.runtime import make_runtime

@@ -10,7 +10,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from loopwise.config import COMMANDS, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import COMMANDS
 from loopwise.errors import ConfigError, ResumeError
 from loopwise.observer import Observer
 from loopwise.ranks import current_ranks

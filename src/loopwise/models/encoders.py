@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from loopwise.blocks import TokenizerConfig
+from loopwise.config.blocks import TokenizerConfig
+from loopwise.config.judge_blocks import JudgeModelConfig
 from loopwise.errors import ConfigError, ModelError
-from loopwise.judge_blocks import JudgeModelConfig
 from loopwise.models.folders import calm_transformers, check_complete, check_folder, check_vocabulary
 from loopwise.models.judges import Judge, JudgeConfig, bare, judge_config
 from loopwise.models.policy import Policy, Weights

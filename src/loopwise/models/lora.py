@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopwise.blocks import LoraConfig
+from loopwise.config.blocks import LoraConfig
 from loopwise.errors import ConfigError, ModelError, nearest
 from loopwise.models.policy import Policy, Weights, has_adapters
 from loopwise.runtime import Runtime, seed_key

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from loopwise.blocks import ModelConfig, TokenizerConfig
+from loopwise.config.blocks import ModelConfig, TokenizerConfig
 from loopwise.errors import ConfigError, nearest
 from loopwise.models.folders import attention_for, calm_transformers
 from loopwise.models.policy import Policy, Weights

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any
 
-from loopwise.blocks import TokenizerConfig
+from loopwise.config.blocks import TokenizerConfig
 from loopwise.errors import ConfigError
 
 PADDING, END_OF_TEXT = "<pad>", "<eos>"

@@ -56,7 +56,7 @@ class ShippedRecipe:
         import yaml
         from pydantic import ValidationError
 
-        from loopwise.config import COMMANDS
+        from loopwise.config.recipes import COMMANDS
 
         content = yaml.safe_load(self.text)
         for command, kind in COMMANDS.items():

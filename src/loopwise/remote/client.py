@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from loopwise.blocks import EndpointConfig
+from loopwise.config.blocks import EndpointConfig
 from loopwise.errors import ConfigError, RemoteError
 from loopwise.models.tokenizers import encodable
 from loopwise.remote.answers import checked, entry_of

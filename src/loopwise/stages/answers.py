@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.blocks import RuntimeConfig
+from loopwise.config.blocks import RuntimeConfig
 from loopwise.evaluate.groups import group_metrics
 from loopwise.evaluate.likelihood import mean_logps
 from loopwise.evaluate.metrics.reports import corpus_reports

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loopwise.config import ImproveRecipe, TuneRecipe
-from loopwise.methods import (
+from loopwise.config.methods import (
     DistillConfig,
     HindsightConfig,
     ILFConfig,
@@ -19,6 +18,7 @@ from loopwise.methods import (
     SPINConfig,
     reference_of,
 )
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 
 Words = Iterator[tuple[str, str]]
 REFERENCES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from loopwise.config import Recipe
+from loopwise.config.recipes import Recipe
 from loopwise.observer import Observer
 from loopwise.results import Result
 

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loopwise.blocks import CorpusConfig, DataConfig
-from loopwise.config import ImproveRecipe, PretrainRecipe, TuneRecipe, parse_recipe
+from loopwise.config.blocks import CorpusConfig, DataConfig
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe, PretrainRecipe, TuneRecipe
 from loopwise.data.arrow import is_hub_name
 from loopwise.data.corpus import open_corpus
 from loopwise.data.streams import problem_key

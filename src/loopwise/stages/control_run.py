@@ -8,7 +8,8 @@ import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from loopwise.config import ImproveRecipe, parse_recipe
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import LoopwiseError, ResumeError
 from loopwise.models.folders import load_policy
 from loopwise.runs.journal import Journal

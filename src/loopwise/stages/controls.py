@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loopwise.blocks import MonitorsConfig
-from loopwise.config import ImproveRecipe
+from loopwise.config.blocks import MonitorsConfig
+from loopwise.config.methods import HindsightConfig, ILFConfig, OnlineConfig, ReflexionConfig, RFTConfig
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ControlError, DiskFullError, LoopwiseError
-from loopwise.methods import HindsightConfig, ILFConfig, OnlineConfig, ReflexionConfig, RFTConfig
 from loopwise.observer import Observer
 
 KEEPS = {"labelled": "none", "unfiltered": "all", "gold": "gold"}

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loopwise.config import ImproveRecipe, Recipe
+from loopwise.config.methods import ReflexionConfig
+from loopwise.config.recipes import ImproveRecipe, Recipe
 from loopwise.measuring import Parts
-from loopwise.methods import ReflexionConfig
 from loopwise.models.policy import Policy
 from loopwise.session import WATCH_SAMPLES
 from loopwise.stages.controls import KEEPS

@@ -8,7 +8,8 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from loopwise.config import ImproveRecipe, TuneRecipe, config_hash, load_recipe
+from loopwise.config.reading import load_recipe
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe, config_hash
 from loopwise.errors import ConfigError, ResumeError
 from loopwise.observer import Observer
 from loopwise.ranks import launched

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-from loopwise.blocks import EndpointConfig
+from loopwise.config.blocks import EndpointConfig
 from loopwise.remote.client import Endpoint, open_endpoints
 from loopwise.workspace import Workspace
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.blocks import RuntimeConfig
+from loopwise.config.blocks import RuntimeConfig
 from loopwise.errors import ConfigError
 from loopwise.evaluate.sources import Surroundings
 from loopwise.generate.local import LocalGenerator

@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from loopwise.config import TuneRecipe, load_recipe
+from loopwise.config.methods import SFTConfig
+from loopwise.config.reading import load_recipe
+from loopwise.config.recipes import TuneRecipe
 from loopwise.errors import ConfigError, DataError
 from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.evaluate.sources import Surroundings
@@ -22,7 +24,6 @@ from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
 from loopwise.measuring import Parts
-from loopwise.methods import SFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_fitting

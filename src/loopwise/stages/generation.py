@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loopwise.blocks import RuntimeConfig
+from loopwise.config.blocks import RuntimeConfig
 from loopwise.errors import ModelError, PromptTooLongError
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from loopwise.blocks import RuntimeConfig
+from loopwise.config.blocks import RuntimeConfig
 from loopwise.data.rows import read_source
 from loopwise.errors import ConfigError, ModelError, ProblemFileError, PromptTooLongError
 from loopwise.models.folders import PROMPT_STATE_FILE, load_policy

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from loopwise import loop
-from loopwise.config import ImproveRecipe, load_recipe
+from loopwise.config.methods import RFTConfig, rows_config
+from loopwise.config.reading import load_recipe
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ConfigError, LoopwiseError, nearest
 from loopwise.evaluate.rewards import RewardSum, load_feedback
 from loopwise.evaluate.sources import Surroundings
@@ -19,7 +21,6 @@ from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
 from loopwise.measuring import Parts
-from loopwise.methods import RFTConfig, rows_config
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_fitting
 from loopwise.observer import Observer

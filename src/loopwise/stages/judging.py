@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from loopwise.config import JudgeRecipe, MaskedRecipe, Recipe, load_recipe
+from loopwise.config.reading import load_recipe
+from loopwise.config.recipes import JudgeRecipe, MaskedRecipe
 from loopwise.data.judged import Example, Examples, open_examples
 from loopwise.errors import ConfigError, DataError
 from loopwise.evaluate.calibration import bound_of, fit_temperature
@@ -101,9 +102,7 @@ class Prepared:
             fingerprint=self.examples.fingerprint,
         )
         feedback = load_feedback((), reference_columns=(), label_free=False)
-        # Of a recipe that draws no samples, a session asks what these two have as well.
-        loop = cast(Recipe, recipe)
-        return Parts(loop, streams, self.runtime, update, LocalGenerator(self.runtime), feedback, **measures)
+        return Parts(recipe, streams, self.runtime, update, LocalGenerator(self.runtime), feedback, **measures)
 
 
 def train_judge(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from loopwise.judge_blocks import MaskedConfig
+from loopwise.config.judge_blocks import MaskedConfig
 from loopwise.models.judges import Reading, encode_readings
 from loopwise.models.policy import Policy
 from loopwise.models.trees import evaluating

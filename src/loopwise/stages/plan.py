@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.config import ImproveRecipe, PretrainRecipe, Recipe, TuneRecipe
-from loopwise.methods import DistillConfig, ILFConfig, OnlineConfig, ReflexionConfig, RFTConfig
+from loopwise.config.methods import DistillConfig, ILFConfig, OnlineConfig, ReflexionConfig, RFTConfig
+from loopwise.config.recipes import ImproveRecipe, PretrainRecipe, Recipe, TuneRecipe
 from loopwise.models.policy import Policy
 from loopwise.report.numbers import duration, whole
 from loopwise.runtime import Runtime

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.config import PretrainRecipe, load_recipe
+from loopwise.config.reading import load_recipe
+from loopwise.config.recipes import PretrainRecipe
 from loopwise.data.corpus import Corpus, open_corpus
 from loopwise.data.encoding import encode_documents
 from loopwise.data.sources import Document

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from loopwise.blocks import OptimizerConfig
+from loopwise.config.blocks import OptimizerConfig
 from loopwise.data.windows import HeldOut
 from loopwise.errors import ConfigError
 from loopwise.evaluate.likelihood import mean_logps

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from loopwise.blocks import RewardConfig
-from loopwise.config import Endpoints, TuneRecipe, parse_recipe
+from loopwise.config.blocks import RewardConfig
+from loopwise.config.reading import parse_recipe
+from loopwise.config.recipes import Endpoints, TuneRecipe
 from loopwise.data.rows import read_source
 from loopwise.data.streams import problem_key
 from loopwise.errors import ConfigError

@@ -8,11 +8,7 @@ from functools import cache, partial
 from itertools import cycle, islice
 from typing import Any
 
-from loopwise.config import ImproveRecipe
-from loopwise.data.batches import batch_indices
-from loopwise.generate.local import LocalGenerator
-from loopwise.measuring import Parts
-from loopwise.methods import (
+from loopwise.config.methods import (
     HindsightConfig,
     ILFConfig,
     OnlineConfig,
@@ -22,6 +18,10 @@ from loopwise.methods import (
     SFTConfig,
     reference_of,
 )
+from loopwise.config.recipes import ImproveRecipe
+from loopwise.data.batches import batch_indices
+from loopwise.generate.local import LocalGenerator
+from loopwise.measuring import Parts
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.stages import finetune, improve, pretrain

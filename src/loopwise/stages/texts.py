@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.blocks import SourceConfig
+from loopwise.config.blocks import SourceConfig
 from loopwise.data.sources import TEXT_FILES, read_source
 from loopwise.errors import ConfigError
 from loopwise.evaluate.perplexity import Perplexity, text_perplexity

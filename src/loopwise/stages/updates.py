@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from loopwise.blocks import RefineConfig
-from loopwise.config import ImproveRecipe
-from loopwise.errors import ConfigError, IncompatibleError
-from loopwise.methods import (
+from loopwise.config.blocks import RefineConfig
+from loopwise.config.methods import (
     DistillConfig,
     HindsightConfig,
     ILFConfig,
@@ -21,6 +19,8 @@ from loopwise.methods import (
     SPINConfig,
     reference_of,
 )
+from loopwise.config.recipes import ImproveRecipe
+from loopwise.errors import ConfigError, IncompatibleError
 from loopwise.models.lora import require_adapters
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_fitting, encode_texts

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from loopwise.config import ImproveRecipe
+from loopwise.config.methods import ILFConfig, ReflexionConfig
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ConfigError
-from loopwise.methods import ILFConfig, ReflexionConfig
 
 FIELDS = ("{prompt}", "{draft}", "{critique}")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.blocks import RewardConfig
+from loopwise.config.blocks import RewardConfig
 from loopwise.data.streams import problem_key
 from loopwise.errors import DataError
 from loopwise.runtime import seed_key

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loopwise.blocks import CurriculumConfig
+from loopwise.config.blocks import CurriculumConfig
 from loopwise.errors import ConfigError
 from loopwise.runtime import seed_key, uniforms
 from loopwise.tasks.base import Streams

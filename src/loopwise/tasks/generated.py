@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from loopwise.blocks import DataConfig
+from loopwise.config.blocks import DataConfig
 from loopwise.errors import ConfigError
 from loopwise.runtime import seed_key
 from loopwise.tasks.base import HELD_OUT_AT_MOST, Streams, Task

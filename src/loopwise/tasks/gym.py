@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Any
 
-from loopwise.blocks import RewardConfig
+from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError
 from loopwise.runtime import seed_key
 from loopwise.tasks.base import ProblemSource, Task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from loopwise.config import ImproveRecipe, TuneRecipe
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.errors import ConfigError
 from loopwise.tasks.registry import find_task
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loopwise.blocks import DataConfig, RowsConfig
+from loopwise.config.blocks import DataConfig, RowsConfig
 from loopwise.data.augment import load_augment
 from loopwise.data.formats import Row, fingerprint
 from loopwise.data.rows import Source, check_columns, read_source

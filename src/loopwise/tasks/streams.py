@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loopwise.blocks import DataConfig
+from loopwise.config.blocks import DataConfig
 from loopwise.data.streams import check_disjoint
 from loopwise.errors import ConfigError
 from loopwise.tasks.base import SKILL, Streams

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from loopwise.methods import DPOConfig, IPOConfig, MarginConfig, RRHFConfig, SLiCConfig
+from loopwise.config.methods import DPOConfig, IPOConfig, MarginConfig, RRHFConfig, SLiCConfig
 from loopwise.models.logps import TokenRow, score_tokens
 from loopwise.update.fitting import Batch, tokens_read
 from loopwise.update.losses import dpo_loss, ipo_loss, likelihood_loss, margin_loss, rrhf_loss, slic_loss

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from loopwise.config.methods import DistillConfig
 from loopwise.errors import ConfigError
-from loopwise.methods import DistillConfig
 from loopwise.models.folders import load_policy
 from loopwise.models.heads import logits_of
 from loopwise.models.logps import TokenRow, in_parts, read_states

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from loopwise.judge_blocks import JudgingConfig, MaskedConfig
-from loopwise.methods import PairsConfig, PretrainConfig, SFTConfig
+from loopwise.config.judge_blocks import JudgingConfig, MaskedConfig
+from loopwise.config.methods import PairsConfig, PretrainConfig, SFTConfig
 from loopwise.models.logps import TokenRow, token_logps
 from loopwise.models.policy import Policy
 from loopwise.types import Budget, Context, Updated

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.methods import HindsightConfig, PairsConfig
+from loopwise.config.methods import HindsightConfig, PairsConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import decode, encode_prompts

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from loopwise.blocks import RefineConfig
-from loopwise.methods import ILFConfig
+from loopwise.config.blocks import RefineConfig
+from loopwise.config.methods import ILFConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_prompts, fits

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from loopwise.config.methods import HindsightConfig, ILFConfig, RFTConfig
 from loopwise.data.batches import mixed_batch
-from loopwise.methods import HindsightConfig, ILFConfig, RFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.types import Context, Updated

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from loopwise.config.judge_blocks import JudgingConfig
 from loopwise.data.batches import batch_indices
-from loopwise.judge_blocks import JudgingConfig
 from loopwise.models.judges import TokenIds, read_texts
 from loopwise.models.logps import TokenRow
 from loopwise.types import Context, Problem, Rollout, Updated

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from loopwise.blocks import OptimizerConfig
+from loopwise.config.blocks import OptimizerConfig
 from loopwise.models.policy import is_adapter
 from loopwise.runtime import Runtime, seed_key
 from loopwise.update.muon import Muon

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from loopwise.config.judge_blocks import MaskedConfig
 from loopwise.data.batches import batch_indices
-from loopwise.judge_blocks import MaskedConfig
 from loopwise.models.judges import TokenIds, padded
 from loopwise.runtime import seed_key
 from loopwise.types import Context, Problem, Rollout, Updated

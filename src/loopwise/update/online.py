@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import nn
 
+from loopwise.config.methods import OnlineConfig
 from loopwise.data.batches import permutation
-from loopwise.methods import OnlineConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.runtime import Runtime

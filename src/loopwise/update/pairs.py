@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from loopwise.config.methods import PairsConfig, RRHFConfig, SFTConfig, SPINConfig, reference_of
 from loopwise.data.batches import batch_indices
 from loopwise.errors import ConfigError, DataError
-from loopwise.methods import PairsConfig, RRHFConfig, SFTConfig, SPINConfig, reference_of
 from loopwise.models.chat import end_of_turn_id
 from loopwise.models.policy import Policy
 from loopwise.runtime import seed_key

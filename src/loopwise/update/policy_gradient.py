@@ -1,6 +1,6 @@
 """The policy gradient family: REINFORCE, RLOO, GRPO, Dr. GRPO and DAPO's loss; PPO stands on it.
 
-One objective with interchangeable parts (methods.py): what a reward is compared with, how tokens are averaged, where
+One objective with interchangeable parts (config/methods.py): what a reward is compared with, how tokens are averaged, where
 the ratio is clipped, a KL term and an entropy bonus. The papers stand at the losses. Left out: DAPO's resampling until
 enough problems do not tie, and its penalty on length.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from loopwise.methods import AdvantageConfig, PolicyGradientConfig
+from loopwise.config.methods import AdvantageConfig, PolicyGradientConfig
 from loopwise.models.logps import TokenRow, TokenScores, score_tokens
 from loopwise.models.policy import Policy
 from loopwise.types import Context, Problem, Rollout, Sampling, Scored, Updated

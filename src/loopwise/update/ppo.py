@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from loopwise.methods import AdvantageConfig, PPOConfig, ValueConfig
+from loopwise.config.methods import AdvantageConfig, PPOConfig, ValueConfig
 from loopwise.models.logps import TokenRow, score_tokens
 from loopwise.models.policy import Policy
 from loopwise.types import Context, Problem

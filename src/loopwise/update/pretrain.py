@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from loopwise.config.methods import PretrainConfig
 from loopwise.data.batches import mixture_batch
 from loopwise.data.windows import Packed, Windows, gather
-from loopwise.methods import PretrainConfig
 from loopwise.models.logps import window_logps
 from loopwise.types import Context, Problem, Rollout, Updated
 from loopwise.update.fitting import Batch, train_round

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from loopwise.blocks import OptimizerConfig
+from loopwise.config.blocks import OptimizerConfig
 from loopwise.runtime import Runtime
 from loopwise.update.fitting import Batch
 from loopwise.update.learner import Learner

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loopwise.blocks import RefineConfig
+from loopwise.config.blocks import RefineConfig
 from loopwise.models.policy import Policy
 from loopwise.models.templates import fill
 from loopwise.models.tokens import fits

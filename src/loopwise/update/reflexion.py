@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.methods import ReflexionConfig
+from loopwise.config.methods import ReflexionConfig
 from loopwise.models.policy import Policy
 from loopwise.models.prompts import task_of
 from loopwise.models.templates import fill

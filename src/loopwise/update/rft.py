@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loopwise.methods import RFTConfig
+from loopwise.config.methods import RFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.types import REWARD_ROUNDING, Completion, Context, Problem, Rollout, Scored, Updated

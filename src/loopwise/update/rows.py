@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from loopwise.config.methods import SFTConfig
 from loopwise.errors import DataError
-from loopwise.methods import SFTConfig
 from loopwise.models.chat import end_of_turn_id
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy

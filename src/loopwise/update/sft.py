@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from loopwise.config.methods import SFTConfig
 from loopwise.data.batches import mixture_batch
-from loopwise.methods import SFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.types import Context, Problem, Rollout, Updated

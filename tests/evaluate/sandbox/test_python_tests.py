@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tests.docs.documents import ROOT, code_blocks, named_files
 
-from loopwise.blocks import RewardConfig
+from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError
 from loopwise.evaluate.parts import Judged
 from loopwise.evaluate.programs import PythonTests, python_code

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from loopwise.blocks import Block, OptimizerConfig
+from loopwise.config.blocks import Block, OptimizerConfig
 
 TokensPerPass: Any = Field(
     8192, ge=1, description="padded tokens a forward pass, the dial of memory; a longer row goes alone"

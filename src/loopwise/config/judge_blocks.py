@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from loopwise.blocks import Block, OptimizerConfig, TokenizerConfig
+from loopwise.config.blocks import Block, OptimizerConfig, TokenizerConfig
 
 Pooling = Literal["mean", "cls", "last", "attention"]
 Reads = Literal["completion", "prompt", "both"]

@@ -1,0 +1,1 @@
+"""What may stand in a recipe, and how one is read."""
