@@ -8,12 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from loopwise.evaluate.stats import paired
+from loopwise.evaluate.stats import difference
 from loopwise.report import numbers
 
 Kind = Literal["gain", "none", "loss", "unmeasured"]
-# A two-sided 95% interval is two one-sided bounds of 97.5%.
-_ONE_SIDED = 0.975
 _MOST_NATS = 700.0
 
 
@@ -115,7 +113,5 @@ def compare(after: Standing, before: Standing) -> Comparison | None:
     """Compare two stages problem by problem; None where the scores are not of the same problems."""
     if after.scores is None or before.scores is None or after.scores.shape != before.scores.shape:
         return None
-    gained = paired(after.scores, before.scores, _ONE_SIDED)
-    # Asked the other way round for the lower bound, so that the exact test on few problems guards gains as well.
-    lost = paired(before.scores, after.scores, _ONE_SIDED)
-    return Comparison(gained.difference, -lost.upper, gained.upper, gained.n)
+    found = difference(after.scores, before.scores)
+    return Comparison(found.value, found.low, found.high, found.n)

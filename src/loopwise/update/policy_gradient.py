@@ -1,8 +1,8 @@
 """The policy gradient family: REINFORCE, RLOO, GRPO, Dr. GRPO and DAPO's loss; PPO stands on it.
 
-One objective with interchangeable parts (config/methods.py): what a reward is compared with, how tokens are averaged, where
-the ratio is clipped, a KL term and an entropy bonus. The papers stand at the losses. Left out: DAPO's resampling until
-enough problems do not tie, and its penalty on length.
+One objective with interchangeable parts (config/methods.py): what a reward is compared with, how tokens are averaged,
+where the ratio is clipped, a KL term and an entropy bonus. The papers stand at the losses. Left out: DAPO's resampling
+until enough problems do not tie, and its penalty on length.
 """
 
 from __future__ import annotations
