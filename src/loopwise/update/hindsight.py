@@ -19,9 +19,9 @@ from loopwise.models.policy import Policy
 from loopwise.models.tokens import decode, encode_prompts
 from loopwise.runtime import seed_key, uniforms
 from loopwise.types import Context, Problem, Prompt, Rollout, Scored, Updated
-from loopwise.update.imitation import add_rows, learn_pool
+from loopwise.update.imitation import add_rows, learn_pool, open_pool
 from loopwise.update.pairs import picked
-from loopwise.update.rows import Pool, row_limit, sample_rows
+from loopwise.update.rows import row_limit, sample_rows
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,15 @@ class Hindsight:
     def __call__(
         self, policy: Policy, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context
     ) -> Updated:
-        pool = Pool.from_state(state["pool"]) if state else Pool()
-        before = len(pool)
+        pool = open_pool(state)
         found = hindsight(policy, rollout(policy, problems, self.samples), self.config, context.seed)
         add_rows(pool, found.rows)
         context.keep(found.better)
-        counts = {"pairs": found.pairs, "left_out": found.left_out, "new": len(pool) - before, "pool": len(pool)}
-        metrics = {name: float(count) for name, count in counts.items()}
+        metrics = {"pairs": float(found.pairs), "left_out": float(found.left_out)}
         if not len(pool) and not self.labelled:
-            return Updated(policy, state, metrics)
+            return Updated(policy, state, {**metrics, "new": 0.0, "pool": 0.0})
         taught = asked(policy, self.config)
-        updated = learn_pool(taught, state, context, self.config, self.labelled, pool, self.rounds)
-        return updated._replace(metrics={**metrics, **updated.metrics})
+        return learn_pool(taught, state, context, self.config, self.labelled, pool, self.rounds, metrics=metrics)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_prompts, fits
 from loopwise.types import REWARD_ROUNDING, Context, Problem, Rollout, Sample, Scored, Updated
-from loopwise.update.imitation import add_rows, learn_pool
+from loopwise.update.imitation import add_samples, learn_pool, open_pool
 from loopwise.update.refinement import Answer, revision_problem
-from loopwise.update.rows import Pool, sample_rows
+from loopwise.update.rows import Pool
 
 
 class Lesson(NamedTuple):
@@ -51,15 +51,13 @@ class ILF:
     def __call__(
         self, policy: Policy, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context
     ) -> Updated:
-        pool = Pool.from_state(state["pool"]) if state else Pool()
-        before = len(pool)
+        pool = open_pool(state)
         drafts = rollout(policy, problems, self.samples)
         lessons = self._accepted(drafts) if self.config.accepted_drafts else []
         revised, metrics = self._revised(policy, drafts, rollout)
         kept = _keep(policy, [*lessons, *revised], pool, context)
-        metrics |= {"kept": float(kept), "new": float(len(pool) - before), "pool": float(len(pool))}
-        updated = learn_pool(policy, state, context, self.config, self.labelled, pool, self.rounds)
-        return updated._replace(metrics={**metrics, **updated.metrics})
+        metrics |= {"kept": float(kept)}
+        return learn_pool(policy, state, context, self.config, self.labelled, pool, self.rounds, metrics=metrics)
 
     def _accepted(self, drafts: Scored) -> list[Lesson]:
         passing = self._passing(drafts)
@@ -110,6 +108,4 @@ def _keep(policy: Policy, lessons: Sequence[Lesson], pool: Pool, context: Contex
     problems = [lesson.problem for lesson in lessons]
     prompts = encode_prompts(policy, problems)
     samples = [replace(one.sample, prompt_ids=tuple(ids)) for one, ids in zip(lessons, prompts, strict=True)]
-    pooled = add_rows(pool, sample_rows(policy, samples, problems))
-    context.keep([sample.id for sample, is_in in zip(samples, pooled, strict=True) if is_in])
-    return pooled.count(True)
+    return add_samples(pool, policy, samples, problems, context)

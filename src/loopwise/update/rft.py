@@ -14,8 +14,8 @@ from loopwise.config.methods import RFTConfig
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.types import REWARD_ROUNDING, Completion, Context, Problem, Rollout, Scored, Updated
-from loopwise.update.imitation import add_rows, learn_pool
-from loopwise.update.rows import Pool, encode_fitting_rows, sample_rows
+from loopwise.update.imitation import add_rows, add_samples, learn_pool, open_pool
+from loopwise.update.rows import Pool, encode_fitting_rows
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ class RFT:
         self, policy: Policy, state: Any, problems: Sequence[Problem], rollout: Rollout, context: Context
     ) -> Updated:
         cap = None if self.config.keep == "gold" else self.config.per_problem
-        goes_on = state and self.config.pool == "all"
-        pool = Pool.from_state(state["pool"], cap) if goes_on else Pool(per_prompt=cap)
-        before = len(pool)
+        pool = open_pool(state if self.config.pool == "all" else None, cap)
         kept = 0
         if self.config.keep == "gold":
             assert self.gold is not None
@@ -50,18 +48,14 @@ class RFT:
             kept = add_rows(pool, gold).count(True)
         elif self.config.keep != "none":
             kept = self._keep(policy, rollout(policy, problems, self.samples), pool, context)
-        metrics = {"kept": float(kept), "new": float(len(pool) - before), "pool": float(len(pool))}
         restart_from = (self.base or policy) if self.config.restart else None
-        updated = learn_pool(policy, state, context, self.config, self.labelled, pool, self.rounds, restart_from)
-        return updated._replace(metrics={**metrics, **updated.metrics})
+        metrics = {"kept": float(kept)}
+        return learn_pool(policy, state, context, self.config, self.labelled, pool, self.rounds, restart_from, metrics)
 
     def _keep(self, policy: Policy, scored: Scored, pool: Pool, context: Context) -> int:
         """Pool what passes; report and count the samples that are in the pool now, which a full prompt's are not."""
         samples = [scored.samples[place] for place in select(scored, self.config)]
-        rows = sample_rows(policy, samples, [scored.problems[sample.group] for sample in samples])
-        pooled = add_rows(pool, rows)
-        context.keep([sample.id for sample, is_in in zip(samples, pooled, strict=True) if is_in])
-        return pooled.count(True)
+        return add_samples(pool, policy, samples, [scored.problems[sample.group] for sample in samples], context)
 
 
 def select(scored: Scored, config: RFTConfig) -> list[int]:

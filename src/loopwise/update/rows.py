@@ -132,6 +132,12 @@ class Pool:
         self._order: list[TokenRow] = []
         for row in rows:
             self.add(row)
+        self._began_with = len(self)
+
+    @property
+    def new(self) -> int:
+        """How many rows were added to those it began with."""
+        return len(self) - self._began_with
 
     def add(self, row: TokenRow) -> bool:
         """Add a row; False if the same prompt and tokens are there already, or as many of the prompt as may be."""
