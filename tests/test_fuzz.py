@@ -20,11 +20,12 @@ import pyarrow
 import pytest
 import yaml
 from pyarrow import parquet
+from tests.encoded import labelled_from_rows
 
 from loopwise.config.blocks import DataConfig
 from loopwise.config.reading import load_recipe
 from loopwise.config.recipes import ImproveRecipe, PretrainRecipe, TuneRecipe
-from loopwise.data.rows import labelled_from_rows, problems_from_rows
+from loopwise.data.rows import problems_from_rows
 from loopwise.errors import LoopwiseError
 from loopwise.tasks.row_files import row_file_streams
 

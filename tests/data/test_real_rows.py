@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow
 import pytest
 from pyarrow import parquet
+from tests.encoded import labelled_from_rows
 
 from loopwise.config.blocks import DataConfig
-from loopwise.data.rows import labelled_from_rows
 from loopwise.tasks.streams import open_streams
 
 REAL_ROWS = Path(__file__).resolve().parents[3] / "shared" / "data"

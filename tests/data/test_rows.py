@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from tests.encoded import labelled_from_rows
 
 from loopwise.data.formats import Row, fingerprint, read_rows
-from loopwise.data.rows import labelled_from_rows, problems_from_rows
+from loopwise.data.rows import problems_from_rows
 from loopwise.errors import ProblemFileError
 
 REAL_ROWS = Path(__file__).resolve().parents[3] / "shared" / "data"

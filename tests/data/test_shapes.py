@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from tests.encoded import labelled_from_rows
 
 from loopwise.config.blocks import RowFormat
 from loopwise.data.row import Row
-from loopwise.data.rows import labelled_from_rows, problems_from_rows, read_source
+from loopwise.data.rows import problems_from_rows, read_source
 from loopwise.data.shapes import FORMATS, shape_of
 from loopwise.data.streams import problem_key
 from loopwise.errors import ConfigError, ProblemFileError

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.encoded import encode_completions
 
 from loopwise.errors import ModelError
 from loopwise.models.policy import Policy
 from loopwise.models.presets import character_tokenizer
 from loopwise.models.prompts import render
-from loopwise.models.tokens import decode, encode_completions, encode_prompts
+from loopwise.models.tokens import decode, encode_prompts
 from loopwise.types import Problem, PromptState
 
 FULL = PromptState("Add.", (("1+1=", "2"), ("2+2=", "4")), ("Carry.", "Pad."))

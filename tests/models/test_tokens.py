@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.encoded import encode_completions
 
 from loopwise.config.blocks import TokenizerConfig
 from loopwise.errors import DataError, ModelError
@@ -13,7 +14,7 @@ from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.presets import character_tokenizer
 from loopwise.models.tokenizers import make_tokenizer
-from loopwise.models.tokens import decode, encode_completions, encode_prompts, encode_rows, encode_texts, special_id
+from loopwise.models.tokens import decode, encode_prompts, encode_rows, encode_texts, special_id
 from loopwise.types import Problem, PromptState
 
 EOS, START, END = 1, 2, 3

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.encoded import encode_completions
 from tests.update.sampled import PROBLEMS as SAMPLED
 from tests.update.sampled import Sampled
 
@@ -19,7 +20,7 @@ from loopwise.config.methods import HindsightConfig
 from loopwise.models.folders import load_policy, save_policy
 from loopwise.models.logps import TokenRow, token_logps
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import decode, encode_completions, encode_prompts
+from loopwise.models.tokens import decode, encode_prompts
 from loopwise.runtime import Runtime
 from loopwise.types import Context, Feedback, Partial, Preference, Problem, Sample, Scored
 from loopwise.update.hindsight import Hindsight, asked, hindsight

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.encoded import encode_completions
 
 from loopwise.config.blocks import OptimizerConfig, RefineConfig
 from loopwise.config.methods import ILFConfig
 from loopwise.generate.local import LocalGenerator
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import encode_completions, encode_prompts
+from loopwise.models.tokens import encode_prompts
 from loopwise.runtime import Runtime
 from loopwise.types import Context, Feedback, Partial, Problem, Request, Sample, Sampling, Scored
 from loopwise.update.ilf import ILF

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.encoded import encode_completions
 
 from loopwise.config.blocks import OptimizerConfig
 from loopwise.config.methods import (
@@ -24,7 +25,7 @@ from loopwise.config.methods import (
 from loopwise.errors import ConfigError, DataError
 from loopwise.models.logps import token_logps
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import decode, encode_completions, encode_prompts
+from loopwise.models.tokens import decode, encode_prompts
 from loopwise.types import Budget, Context, Feedback, Partial, Preference, Problem, Sample, Scored
 from loopwise.update.comparisons import ComparingConfig, Comparison
 from loopwise.update.pairs import LabelledPairs, Pairs, compare, compare_with_gold, encode_pairs

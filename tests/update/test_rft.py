@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.encoded import encode_completions
 
 from loopwise.config.blocks import OptimizerConfig
 from loopwise.config.methods import RFTConfig
 from loopwise.errors import DataError
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import encode_completions, encode_prompts
+from loopwise.models.tokens import encode_prompts
 from loopwise.types import Context, Feedback, Partial, Problem, Sample, Scored
 from loopwise.update.rft import RFT, select
 from loopwise.update.rows import Pool, labelled_rows

@@ -1,4 +1,4 @@
-"""Rows become problems (a prompt and its free columns) or labelled problems (with the completion to learn)."""
+"""Rows become problems (a prompt and its free columns), and the completions to learn of them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ from loopwise.data.messages import Completion
 from loopwise.data.shapes import Parts, Shape, shape_of
 from loopwise.errors import ProblemFileError, nearest
 from loopwise.types import Problem
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A problem and the completion to learn: text, or the messages that a conversation goes on with."""
-
-    problem: Problem
-    completion: Completion
 
 
 @dataclass(frozen=True)
@@ -60,22 +52,6 @@ def problems_from_rows(
     source = read_source(path, format, prompt_column, completion_column, supervised=False)
     check_columns(source, reference_columns)
     return list(source.problems)
-
-
-def labelled_from_rows(
-    path: str | Path,
-    *,
-    format: RowFormat = "auto",
-    prompt_column: str | None = None,
-    completion_column: str | None = None,
-) -> list[Labelled]:
-    """Read a row file as labelled problems, which hold their completion in a column too.
-
-    A completion is text, or messages that end with the assistant's; messages of one assistant's turn are its text.
-    Rows whose label is false are left out. Raises ProblemFileError naming file, line, column and mend.
-    """
-    source = read_source(path, format, prompt_column, completion_column, supervised=True)
-    return [Labelled(problem, source.completions[problem.id]) for problem in source.problems]
 
 
 def read_source(

@@ -48,13 +48,6 @@ def encode_texts(policy: Policy, texts: Sequence[str]) -> list[list[int]]:
     return _encode(policy.tokenizer, texts, add_special_tokens=False)
 
 
-def encode_completions(policy: Policy, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each completion of a text prompt, closed with end-of-text where the tokenizer has one."""
-    end = policy.tokenizer.eos_token_id
-    rows = encode_texts(policy, texts)
-    return [[*row, end] if end is not None else row for row in rows]
-
-
 def encode_rows(
     policy: Policy, problems: Sequence[Problem], completions: Sequence[Completion], *, end_of_text: bool = True
 ) -> list[TokenRow]:
