@@ -126,6 +126,17 @@ def test_the_runs_before_count_too(workshop: Path) -> None:
     )
 
 
+def test_the_base_of_a_run_has_met_what_came_before_it(workshop: Path) -> None:
+    tune("model", "first")
+    (workshop / "rows.jsonl").write_text(lines(*FRESH))
+    recipe = IMPROVE.replace("model: model", "model: first/model")
+    (workshop / "improve.yaml").write_text(recipe)
+    loopwise("improve", "improve.yaml", "--out", "run")
+    before = {f"{workshop / 'first'}, tune"}
+    assert {name.partition(":")[0] for name in training_of("run").sources} == {"run, improve", *before}
+    assert {name.partition(":")[0] for name in training_of("run/base").sources} == before
+
+
 def test_the_baseline_may_have_met_others(workshop: Path) -> None:
     (workshop / "other.jsonl").write_text(lines({"prompt": "7+0=", "completion": "7"}, *TRAIN[3:]))
     tune("model", "first", "other.jsonl")

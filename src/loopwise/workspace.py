@@ -26,6 +26,7 @@ from loopwise.types import Budget, Decision, Partial
 
 T = TypeVar("T")
 JOURNAL = "journal.db"
+BASE = "base"
 
 
 @dataclass(frozen=True)

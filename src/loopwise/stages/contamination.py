@@ -24,7 +24,7 @@ from loopwise.stages.controls import run_id as control_run
 from loopwise.stages.generation import MODEL
 from loopwise.tasks.streams import open_streams
 from loopwise.types import Problem
-from loopwise.workspace import JOURNAL
+from loopwise.workspace import BASE, JOURNAL
 
 RECIPES: dict[str, Any] = {"pretrain": PretrainRecipe, "tune": TuneRecipe, "improve": ImproveRecipe}
 DEMO = "demo"
@@ -66,7 +66,7 @@ def keys_of(problem: Problem, key: Key) -> frozenset[str]:
 
 
 def training_of(model: str) -> Training:
-    """What the model in a folder (a run's, or the model inside one) was trained on, in its run and those before it.
+    """What the model in a folder (a run's, or the model or base inside one) was trained on, there and before.
 
     Prompts are those that rollouts of training drew, labelled rows, and plain text where its files are still there.
     """
@@ -74,15 +74,16 @@ def training_of(model: str) -> Training:
     path: str | None = model
     visited: set[Path] = set()
     while path is not None:
-        folder = _run_folder(Path(path))
-        if folder is None:
+        found = _run_folder(Path(path))
+        if found is None:
             training.unknown.append(f"{path}: no run of loopwise, so nobody knows what it was trained on")
             return training
+        folder, is_base = found
         if folder.resolve() in visited:
             return training
         visited.add(folder.resolve())
         training.known = True
-        path = _read_run(training, folder)
+        path = _read_run(training, folder, is_base)
     return training
 
 
@@ -103,20 +104,24 @@ def contamination(
     return {**summary, "examples": examples}, found
 
 
-def _run_folder(path: Path) -> Path | None:
-    """The folder of the run that ended with this model; None where there is no journal."""
+def _run_folder(path: Path) -> tuple[Path, bool] | None:
+    """The folder of the run that this model is of, and whether it is what that began with; None without a journal."""
     if (path / JOURNAL).is_file():
-        return path
-    return path.parent if path.name == MODEL and (path.parent / JOURNAL).is_file() else None
+        return path, False
+    known = path.name in (MODEL, BASE) and (path.parent / JOURNAL).is_file()
+    return (path.parent, path.name == BASE) if known else None
 
 
-def _read_run(training: Training, folder: Path) -> str | None:
-    """Take in what the runs of a folder trained on; where their model came from, None where it was made there."""
+def _read_run(training: Training, folder: Path, is_base: bool) -> str | None:
+    """Take in what the runs of a folder trained on, of a base those before the last; where their model came from.
+
+    None where it was made there.
+    """
     with closing(Journal.open(folder / JOURNAL, read_only=True)) as journal:
         runs = journal.runs()
         controls = {control_run(name) for name in ("labelled", "unfiltered", "gold")}
         own = [run for run in runs if run.kind in RECIPES and run.run_id not in controls]
-        for run in own:
+        for run in own[:-1] if is_base else own:
             try:
                 _take_in(training, folder, journal, run)
             except (LoopwiseError, OSError) as error:

@@ -16,8 +16,8 @@ from loopwise.runs.journal import Journal
 from loopwise.runs.lock import run_lock
 from loopwise.runtime import make_runtime
 from loopwise.stages.controls import EventWriter, run_id
-from loopwise.stages.improve import BASE, RUN_ID, prepare, run_control
-from loopwise.workspace import JOURNAL, Workspace
+from loopwise.stages.improve import RUN_ID, prepare, run_control
+from loopwise.workspace import BASE, JOURNAL, Workspace
 
 
 def run_apart(out: Path, name: str, observer: EventWriter) -> None:

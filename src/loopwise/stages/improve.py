@@ -50,10 +50,9 @@ from loopwise.tasks.rewards import with_task_rewards
 from loopwise.tasks.streams import open_streams
 from loopwise.types import Feedback, FeedbackSource, Generator, Sample, Update
 from loopwise.update.rows import Encoding, encode_labelled
-from loopwise.workspace import Workspace, open_workspace
+from loopwise.workspace import BASE, Workspace, open_workspace
 
 RUN_ID = "improve"
-BASE = "base"
 
 
 @dataclass(frozen=True)
