@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,5 +70,6 @@ def close_judge(console: Console, summary: Mapping[str, Any], out: Path, as_json
         console.print(
             f"  Calibration error on {split}: {before:.3f}, at temperature {found['temperature']:.2f} {after:.3f}."
         )
-    console.print(f"  {summary['wall_seconds']:.0f} seconds. Figures: {out / 'summary.json'}", soft_wrap=True)
-    console.print(f"  Reward: {{use: trained_judge, options: {{path: {out}}}}}", soft_wrap=True)
+    console.print(f"  {summary['wall_seconds']:.0f} seconds. Report: {out / 'report.html'}", soft_wrap=True)
+    label = f", label: {json.dumps(found['labels'][0], ensure_ascii=False)}" if found["labels"] else ""
+    console.print(f"  Reward: {{use: trained_judge, options: {{path: {out}{label}}}}}", soft_wrap=True)

@@ -20,14 +20,20 @@ def write_report(out: Path, summary: Mapping[str, Any]) -> Path:
     """
     # What draws and fills in templates takes a second to import, which `loopwise --help` need not wait for.
     from loopwise.report.content import gather
-    from loopwise.report.page import render, render_text
+    from loopwise.report.judging import gather_judge
+    from loopwise.report.page import render, render_judge, render_text
     from loopwise.report.pretraining import gather_text
-    from loopwise.report.source import PRETRAIN, Source
+    from loopwise.report.source import JUDGE, PRETRAIN, Source
     from loopwise.runs.files import replace_file
 
     with Journal.open(out / JOURNAL, read_only=True) as journal:
         source = Source.read(journal, out, summary)
-        page = render_text(gather_text(source)) if source.kind == PRETRAIN else render(gather(source))
+        if source.kind == PRETRAIN:
+            page = render_text(gather_text(source))
+        elif source.kind == JUDGE:
+            page = render_judge(gather_judge(source))
+        else:
+            page = render(gather(source))
     replace_file(out / REPORT, lambda temporary: _write(temporary, page))
     return out / REPORT
 

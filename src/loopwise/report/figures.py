@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 WIDE, NARROW, SMALL = (1000, 400), (360, 300), (240, 130)
 _STAGES = (
     *("untrained", "base", "ngram", "training", "control", "control_unfiltered", "control_gold"),
-    *("improved", "tuned", "pretrained"),
+    *("improved", "tuned", "pretrained", "trained"),
 )
 _VARIABLES = ("ink", "muted", "line", "card", "lost", *_STAGES)
-_COLOURS = {name: f"#0102{place:02x}" for place, name in enumerate(_VARIABLES)}
+COLOURS = {name: f"#0102{place:02x}" for place, name in enumerate(_VARIABLES)}
+"""Stand-ins for the page's colours."""
 _CROWDED = 60
 _DECIMALS = 3
 _STEPS = (1, 2, 2.5, 5, 10)
@@ -35,43 +36,43 @@ def progress_figure(curves: Sequence[Curve], *, share: bool, size: tuple[int, in
     A line stands at the ``floor`` of the n-gram model, or else where the run started.
     """
     narrow = size[0] < 500
-    figure, axes = _start(size, (46, 6, 42, 8) if narrow else (56, 10, 46, 10))
+    figure, axes = blank_figure(size, (46, 6, 42, 8) if narrow else (56, 10, 46, 10))
     for curve in reversed(curves):
         main = curve is curves[0]
         _draw_curve(axes, curve, main=main, narrow=narrow)
     start = curves[0].points[0]
     level = (floor, "ngram") if floor is not None else (start.value, "base") if start.mark == "base" else None
     if level:
-        axes.axhline(level[0], color=_COLOURS[level[1]], linewidth=1.3, dashes=(5, 4), zorder=1)
+        axes.axhline(level[0], color=COLOURS[level[1]], linewidth=1.3, dashes=(5, 4), zorder=1)
     points = [point for curve in curves for point in curve.points]
     _limit(axes, [*(v for p in points for v in (p.low, p.high, p.value)), *(level or ())[:1]], share)
-    axes.set_xlabel("round", color=_COLOURS["muted"], fontsize=12)
-    _finish_axes(axes, share, ticks=6 if narrow else 14, fontsize=12 if narrow else 13)
-    return _svg(figure, f"progress-{size[0]}", "Held-out figures per round")
+    axes.set_xlabel("round", color=COLOURS["muted"], fontsize=12)
+    finish_axes(axes, share, ticks=6 if narrow else 14, fontsize=12 if narrow else 13)
+    return inline_svg(figure, f"progress-{size[0]}", "Held-out figures per round")
 
 
 def small_figure(series: Series) -> str:
     """One of the small multiples."""
-    figure, axes = _start(SMALL, (42, 4, 24, 8))
+    figure, axes = blank_figure(SMALL, (42, 4, 24, 8))
     lone = len(series.rounds) == 1
     for mark in series.marks:
-        axes.axvline(mark, color=_COLOURS["muted"], linewidth=1, alpha=0.4, zorder=0)
+        axes.axvline(mark, color=COLOURS["muted"], linewidth=1, alpha=0.4, zorder=0)
     for place, (_, values) in enumerate(series.lines):
         axes.plot(
             series.rounds,
             values,
-            color=_COLOURS["improved"],
+            color=COLOURS["improved"],
             linewidth=1.8,
             linestyle="-" if place == 0 else (0, (3, 2)),
             marker="o" if lone else None,
             markersize=5,
         )
     _limit(axes, [value for _, values in series.lines for value in values], series.share)
-    _finish_axes(axes, series.share, ticks=6, fontsize=11, levels=3, whole=series.counts and not series.share)
-    return _svg(figure, f"small-{series.title}", series.title)
+    finish_axes(axes, series.share, ticks=6, fontsize=11, levels=3, whole=series.counts and not series.share)
+    return inline_svg(figure, f"small-{series.title}", series.title)
 
 
-def _start(size: tuple[int, int], margins: tuple[int, int, int, int]) -> tuple[Any, Any]:
+def blank_figure(size: tuple[int, int], margins: tuple[int, int, int, int]) -> tuple[Any, Any]:
     """A figure of ``size`` pixels and its axes; ``margins`` left, right, bottom, top."""
     from matplotlib.figure import Figure
 
@@ -87,7 +88,7 @@ def _start(size: tuple[int, int], margins: tuple[int, int, int, int]) -> tuple[A
 
 
 def _draw_curve(axes: Any, curve: Curve, *, main: bool, narrow: bool) -> None:
-    colour = _COLOURS[curve.key]
+    colour = COLOURS[curve.key]
     rounds = [point.round for point in curve.points]
     lows, highs = [point.low for point in curve.points], [point.high for point in curve.points]
     axes.fill_between(rounds, lows, highs, color=colour, alpha=0.16 if main else 0.1, linewidth=0)
@@ -101,16 +102,16 @@ def _draw_curve(axes: Any, curve: Curve, *, main: bool, narrow: bool) -> None:
 
 def _marks(colour: str, size: float) -> dict[str, dict[str, Any]]:
     edge = max(1.2, size / 4)
-    hollow = {"marker": "o", "markersize": size, "markerfacecolor": _COLOURS["card"], "markeredgewidth": edge}
+    hollow = {"marker": "o", "markersize": size, "markerfacecolor": COLOURS["card"], "markeredgewidth": edge}
     return {
-        "base": {"marker": "s", "markersize": size, "color": _COLOURS["base"]},
+        "base": {"marker": "s", "markersize": size, "color": COLOURS["base"]},
         "best": {"marker": "o", "markersize": size, "color": colour},
         "accepted": {**hollow, "markeredgecolor": colour},
         "rolled back": {
             "marker": "x",
             "markersize": size,
             "markeredgewidth": edge * 1.2,
-            "color": _COLOURS["lost"],
+            "color": COLOURS["lost"],
         },
     }
 
@@ -132,7 +133,8 @@ def _limit(axes: Any, values: Sequence[float], share: bool) -> None:
         axes.set_ylim(bottom - (room if low == 0 else 0), high + room)
 
 
-def _finish_axes(axes: Any, share: bool, *, ticks: int, fontsize: int, levels: int = 5, whole: bool = False) -> None:
+def finish_axes(axes: Any, share: bool, *, ticks: int, fontsize: int, levels: int = 5, whole: bool = False) -> None:
+    """Ticks, grid and labels; ``share``: values are written as percentages."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, steps=_STEPS))
@@ -141,12 +143,12 @@ def _finish_axes(axes: Any, share: bool, *, ticks: int, fontsize: int, levels: i
     if high - low < 1:
         axes.set_xlim(low - 1, high + 1)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _level(value, share, axes)))
-    axes.tick_params(length=0, pad=6, labelsize=fontsize, labelcolor=_COLOURS["muted"])
-    axes.grid(axis="y", color=_COLOURS["line"], linewidth=1)
+    axes.tick_params(length=0, pad=6, labelsize=fontsize, labelcolor=COLOURS["muted"])
+    axes.grid(axis="y", color=COLOURS["line"], linewidth=1)
     axes.set_axisbelow(True)
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")
-        spine.set_color(_COLOURS["muted"])
+        spine.set_color(COLOURS["muted"])
     axes.margins(x=0.02)
 
 
@@ -168,7 +170,8 @@ def _scientific(value: float) -> str:
     return f"{value / 10**exponent:.3g}e{exponent}"
 
 
-def _svg(figure: Any, name: str, label: str) -> str:
+def inline_svg(figure: Any, name: str, label: str) -> str:
+    """A finished figure as an ``svg`` element; ``name`` salts its ids, ``label`` is read out for the blind."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -191,6 +194,6 @@ def _inline(document: str, label: str) -> str:
     drawing = re.sub(r"font-family: [^;\"]*;? ?", "", drawing)
     drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
     drawing = re.sub(r"<!--.*?-->\s*", "", drawing, flags=re.DOTALL)
-    for variable, colour in _COLOURS.items():
+    for variable, colour in COLOURS.items():
         drawing = drawing.replace(colour, f"var(--{variable.replace('_', '-')})")
     return re.sub(r"\s*\n\s*", "\n", drawing)

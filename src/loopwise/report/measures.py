@@ -19,18 +19,25 @@ _MOST_NATS = 700.0
 class Measure:
     """What the held-out figures are: a ``share`` of problems, a mean ``reward``, or a mean log-``likelihood``.
 
+    Of a judge they may be the mean log-probability of the right ``judgement``.
+
     ``nats`` are log-likelihoods of plain text, written as the nats a token that they cost: less is better.
     ``passed`` says what a problem of the share is: "right" or "passing"; ``noun`` what the problems are called.
     """
 
-    kind: Literal["share", "reward", "likelihood", "nats"]
+    kind: Literal["share", "reward", "likelihood", "nats", "judgement"]
     passed: str
     noun: str
 
     @property
     def title(self) -> str:
         """What a column of such figures is headed with."""
-        names = {"share": f"Share {self.passed}", "reward": "Mean reward", "nats": "Nats a token"}
+        names = {
+            "share": f"Share {self.passed}",
+            "reward": "Mean reward",
+            "nats": "Nats a token",
+            "judgement": "Mean log-probability of the right judgement",
+        }
         return names.get(self.kind, "Mean log-probability a token")
 
     def value(self, value: float) -> str:
@@ -52,6 +59,7 @@ class Measure:
             "reward": f"a mean reward of {self.value(value)}",
             "likelihood": f"a mean log-probability of {self.value(value)} a token",
             "nats": f"{self.value(value)} nats a token",
+            "judgement": f"a mean log-probability of {self.value(value)} for the right judgement",
         }[self.kind]
 
     def aside(self, value: float) -> str:

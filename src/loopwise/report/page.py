@@ -11,6 +11,8 @@ from markupsafe import Markup
 
 from loopwise.report.content import Content
 from loopwise.report.figures import NARROW, WIDE, progress_figure, small_figure
+from loopwise.report.judging import JudgeContent
+from loopwise.report.judging_figures import margin_figure, reliability_figure
 from loopwise.report.pretraining import TextContent
 from loopwise.report.series import Series
 
@@ -27,6 +29,21 @@ def render_text(content: TextContent) -> str:
     curves, floor = content.curves, content.floor
     pictures = [progress_figure(curves, share=False, size=size, floor=floor) for size in (WIDE, NARROW) if curves]
     return _page("pretrain.html.j2", content, pictures)
+
+
+def render_judge(content: JudgeContent) -> str:
+    """The report on a judge as one HTML page."""
+    share, curves, sure = content.measure.kind == "share", content.curves, content.calibration
+    pictures = [progress_figure(curves, share=share, size=size) for size in (WIDE, NARROW) if curves]
+    return _page(
+        "judge.html.j2",
+        content,
+        pictures,
+        by_step=_drawn(content.steps),
+        reading=_drawn(content.reading),
+        reliability=Markup(reliability_figure(sure.before, sure.after, least=sure.least)) if sure else None,
+        margins=Markup(margin_figure(content.margins)) if content.margins else None,
+    )
 
 
 def _page(template: str, content: Any, pictures: list[str], **more: Any) -> str:

@@ -45,18 +45,18 @@ class Outcome:
 
 def outcome(source: Source) -> Outcome:
     """Compare the stages of a run."""
-    standings = _standings(source)
-    result = standings.get(source.ends[1])
+    found = standings(source)
+    result = found.get(source.ends[1])
     return Outcome(
-        verdict=judge(_evidence(source, standings)),
+        verdict=judge(_evidence(source, found)),
         measure=source.measure,
         split=source.split,
         held_out=result.n if result else 0,
-        stages=_stages(standings, source.measure),
+        stages=stage_rows(found, source.measure),
     )
 
 
-def _standings(source: Source) -> dict[str, Standing]:
+def standings(source: Source) -> dict[str, Standing]:
     """Each stage on the split, with the scores from the run that it belongs to."""
     found = {}
     for key, figures in source.stages.items():
@@ -71,20 +71,20 @@ def _standings(source: Source) -> dict[str, Standing]:
     return found
 
 
-def _evidence(source: Source, standings: Mapping[str, Standing]) -> Evidence:
+def _evidence(source: Source, found: Mapping[str, Standing]) -> Evidence:
     first, last = source.ends
     controls = [
-        (words.format(noun=source.measure.noun), standings[key])
+        (words.format(noun=source.measure.noun), found[key])
         for key, words in wording.CONTROL_NAMES.items()
-        if key in standings
+        if key in found
     ]
     return Evidence(
         measure=source.measure,
         split=source.split,
-        before=standings.get(first),
-        after=standings.get(last),
+        before=found.get(first),
+        after=found.get(last),
         controls=controls,
-        gold=_gold(source, standings.get(last)),
+        gold=_gold(source, found.get(last)),
         supervised=last == "tuned",
         unchanged=source.history.best_round == 0,
     )
@@ -100,9 +100,10 @@ def _gold(source: Source, result: Standing | None) -> tuple[Standing, Standing] 
     return (before, after) if before and after else None
 
 
-def _stages(standings: Mapping[str, Standing], measure: Measure) -> tuple[Stage, ...]:
+def stage_rows(found: Mapping[str, Standing], measure: Measure) -> tuple[Stage, ...]:
+    """The rows of the table of stages."""
     bounds = [
-        bound for entry in standings.values() for bound in (entry.low, entry.high, entry.value) if numbers.known(bound)
+        bound for entry in found.values() for bound in (entry.low, entry.high, entry.value) if numbers.known(bound)
     ]
     lowest, highest = min(bounds, default=0.0), max(bounds, default=1.0)
     # A bar stands for an amount. Log-probabilities, all below zero, are places on a scale: dots.
@@ -115,7 +116,7 @@ def _stages(standings: Mapping[str, Standing], measure: Measure) -> tuple[Stage,
         return round(100 * (value - start) / size, 2) if numbers.known(value) else 0.0
 
     rows = []
-    for key, entry in standings.items():
+    for key, entry in found.items():
         name, what = wording.STAGES.get(key, (key.replace("_", " ").capitalize(), ""))
         if key.endswith(REFINED):
             name = f"{wording.STAGES[key.removesuffix(REFINED)][0]}, revised"

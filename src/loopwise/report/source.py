@@ -13,7 +13,7 @@ from loopwise.report.history import History
 from loopwise.report.measures import Measure
 from loopwise.runs.journal import Journal
 
-PRETRAIN = "pretrain"
+PRETRAIN, JUDGE = "pretrain", "judge"
 SPLITS = ("test", "dev")
 
 
@@ -57,7 +57,7 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """The command that the run is of: pretrain, tune or improve."""
+        """The command that the run is of: pretrain, tune, improve or judge."""
         return self.history.run.kind
 
     @property
@@ -100,6 +100,10 @@ class Source:
         checked = bool(rewards) and all(name in wording.CHECKERS for name in rewards)
         if self.kind == PRETRAIN:
             return Measure("nats", "", "windows")
+        if self.kind == JUDGE:
+            likelihood = self.config["gate"]["metric"] == "likelihood"
+            noun = wording.JUDGED_NOUNS[self.summary["judge"]["kind"]]
+            return Measure("judgement" if likelihood else "share", "right", noun)
         noun, passed = wording.noun(self.task), "right" if checked else "passing"
         if self.config.get("gate", {}).get("metric") == "likelihood":
             return Measure("likelihood", passed, noun)
@@ -108,7 +112,7 @@ class Source:
     @property
     def ends(self) -> tuple[str, str]:
         """The stages a verdict compares: where the run started, and its result."""
-        for result in ("tuned", "pretrained"):
+        for result in ("tuned", "pretrained", "trained"):
             if result in self.stages:
                 return ("base" if "base" in self.stages else "untrained"), result
         return "base", "improved"

@@ -22,6 +22,7 @@ STAGES = {
     "control_gold": ("Control, gold", "the same steps on true answers: the ceiling"),
     "improved": ("Improved", "the result"),
     "tuned": ("Tuned", "the result"),
+    "trained": ("Trained", "the result"),
 }
 
 CONTROL_NAMES = {
@@ -34,6 +35,8 @@ CHECKERS = ("exact_match", "number", "choice", "math", "reasoning_gym", "label",
 """Rewards that know whether an answer is right."""
 
 NOUNS = {"addition": "sums", "sorting": "words"}
+JUDGED_NOUNS = {"labels": "texts", "preference": "pairs", "unpaired": "answers"}
+"""What the rows of a judge are called, by their kind."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from loopwise.models.encoders import calibrated, most_tokens, start_judge, with_
 from loopwise.models.judges import encode_readings
 from loopwise.models.policy import Policy
 from loopwise.observer import Observer
+from loopwise.report import write_report
 from loopwise.results import Result, write_policy
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.session import Run, Session
 from loopwise.stages.masked import MaskedTexts
+from loopwise.stages.misjudged import misjudged
 from loopwise.starting import recorded_threads, take_place
 from loopwise.tasks.base import Streams
 from loopwise.types import Update
@@ -44,8 +47,8 @@ TRAINED = "trained"
 class Prepared:
     """A recipe with everything resolved, before anything is written.
 
-    ``rows`` are the examples of each split as the base reads them; ``left_out`` counts those too long for it.
-    ``masked`` is what the base learns to read by first, where the recipe says so.
+    ``rows`` are the examples of each split as the base reads them, and ``sources`` those examples; ``left_out`` counts
+    those too long for it. ``masked`` is what the base learns to read by first, where the recipe says so.
     """
 
     recipe: JudgeRecipe
@@ -53,6 +56,7 @@ class Prepared:
     examples: Examples
     base: Policy
     rows: Mapping[str, tuple[JudgedRow, ...]]
+    sources: Mapping[str, tuple[Example, ...]]
     left_out: Mapping[str, int]
     masked: MaskedTexts | None
 
@@ -133,7 +137,6 @@ def train_judge(
         base = _read(workspace, prepared, observer)
         session = Session(run.parts, files, observer)
         position = session.run(base)
-        _tell_doubts(observer, prepared, base, position.incumbent)
         return _conclude(workspace, prepared, session, base, position, began)
 
 
@@ -147,10 +150,11 @@ def prepare(recipe: JudgeRecipe, threads: int | None = None) -> Prepared:
     texts = examples.texts
     base = start_judge(recipe.model, head, examples.reads, examples.labels, runtime, texts)
     rows: dict[str, tuple[JudgedRow, ...]] = {}
+    sources: dict[str, tuple[Example, ...]] = {}
     left_out: dict[str, int] = {}
     most = most_tokens(base, recipe.update.max_length)
     for name, part in {"train": examples.train, **examples.held_out}.items():
-        rows[name] = _encode(base, part, most)
+        sources[name], rows[name] = _encode(base, part, most)
         left_out[name] = len(part) - len(rows[name])
         if not rows[name]:
             raise DataError(
@@ -165,7 +169,7 @@ def prepare(recipe: JudgeRecipe, threads: int | None = None) -> Prepared:
         masked = MaskedTexts.of(
             reader, _readings(examples.train), _readings(held_out), longest, recipe.masked.share, runtime
         )
-    return Prepared(recipe, runtime, examples, base, rows, left_out, masked)
+    return Prepared(recipe, runtime, examples, base, rows, sources, left_out, masked)
 
 
 def examine_judge(recipe: JudgeRecipe) -> dict[str, Any]:
@@ -192,11 +196,14 @@ def _readings(examples: Sequence[Example]) -> list[Any]:
     return [reading for one in examples for reading in one.readings]
 
 
-def _encode(base: Policy, examples: Sequence[Example], most: int | None) -> tuple[JudgedRow, ...]:
-    """The examples as token ids, without those that have a text of more than ``most`` tokens."""
+def _encode(
+    base: Policy, examples: Sequence[Example], most: int | None
+) -> tuple[tuple[Example, ...], tuple[JudgedRow, ...]]:
+    """The examples that have no text of more than ``most`` tokens, and what they are as token ids."""
     encoded = iter(encode_readings(base, _readings(examples)))
     rows = [JudgedRow(tuple(next(encoded) for _ in one.readings), one.label, one.margin) for one in examples]
-    return tuple(row for row in rows if most is None or max(map(len, row.texts)) <= most)
+    fitting = [most is None or max(map(len, row.texts)) <= most for row in rows]
+    return tuple(compress(examples, fitting)), tuple(compress(rows, fitting))
 
 
 def _tell_rows(observer: Observer, prepared: Prepared) -> None:
@@ -209,34 +216,33 @@ def _tell_rows(observer: Observer, prepared: Prepared) -> None:
             observer.note("warning", f"{name}: {count:,} of {counts[f'{name}/rows']:,} rows left out, too long")
 
 
-def _tell_doubts(observer: Observer, prepared: Prepared, base: Policy, best: Policy) -> None:
-    """Say where the judge is not seen to have learned anything, or could not be told how sure it may be."""
+def _doubts(prepared: Prepared, base: Policy, best: Policy, temperature: float) -> list[str]:
+    """Where the judge is not seen to have learned anything, or could not be told how sure it may be."""
     judged, metric = prepared.judged, prepared.recipe.gate.metric
+    doubts = []
     if judged.splits:
         split = list(judged.splits)[-1]
         found = difference(judged.score(best, split, metric), judged.score(base, split, metric))
         if not found.low > 0:
-            observer.note(
-                "warning",
+            doubts.append(
                 f"on {split} the judge is not seen to be better than before training (difference {found.value:+.3f}, "
                 f"95% interval {found.low:+.3f} to {found.high:+.3f}, {found.n:,} rows): as a reward it may pay for "
-                "nothing. Train it longer, at another rate, or hold out more rows.",
+                "nothing. Train it longer, at another rate, or hold out more rows."
             )
     if "dev" not in judged.splits:
-        return
-    bound = bound_of(judged.logits(best, "dev"), judged.truth("dev"), _fitted(judged, best)[0])
+        return doubts
+    bound = bound_of(judged.logits(best, "dev"), judged.truth("dev"), temperature)
     if bound == "hottest":
-        observer.note(
-            "warning",
+        doubts.append(
             "the temperature is at its upper bound: what the judge is sure of does not hold on dev, and as a reward it "
-            "pays almost the same for every text. Look at the rows, or train it otherwise.",
+            "pays almost the same for every text. Look at the rows, or train it otherwise."
         )
     elif bound == "coldest":
-        observer.note(
-            "warning",
+        doubts.append(
             "no temperature is too low for dev, as where every row is judged right: dev cannot say how sure the judge "
-            "may be, and as a reward it pays all or nothing. Hold out more rows, or harder ones.",
+            "may be, and as a reward it pays all or nothing. Hold out more rows, or harder ones."
         )
+    return doubts
 
 
 def _fitted(judged: JudgedRows, best: Policy) -> tuple[float, float]:
@@ -259,9 +265,15 @@ def _read(workspace: Workspace, prepared: Prepared, observer: Observer) -> Polic
 def _conclude(
     workspace: Workspace, prepared: Prepared, session: Session, base: Policy, end: Position, began: float
 ) -> Result:
-    """Fit the temperature on dev, and write model folder, ``metrics.jsonl`` and ``summary.json``."""
-    judged, best, out = prepared.judged, end.incumbent, workspace.out
-    temperature, centre = _fitted(judged, best)
+    """Fit the temperature on dev; write model folder, ``metrics.jsonl``, ``summary.json`` and ``report.html``."""
+    best, out = end.incumbent, workspace.out
+    temperature, centre = _fitted(prepared.judged, best)
+    doubts = _doubts(prepared, base, best, temperature)
+    for doubt in doubts:
+        session.observer.note("warning", doubt)
+    for split in prepared.judged.splits:  # what an earlier process measured has its scores alone
+        prepared.judged.logits(base, split)
+        prepared.judged.logits(best, split)
     policy = calibrated(best, temperature, centre)
     rounds = workspace.ask(lambda journal: journal.rounds(RUN_ID))
     summary = {
@@ -276,21 +288,35 @@ def _conclude(
         "rounds": [row.summary for row in rounds if row.round > 0],
         "budget": asdict(end.budget),
         "rows": {**prepared.examples.counts, **{f"too_long/{name}": n for name, n in prepared.left_out.items()}},
-        "judge": {
-            "kind": prepared.examples.kind,
-            "reads": prepared.examples.reads,
-            "labels": list(prepared.examples.labels),
-            "temperature": temperature,
-            "centre": centre,
-            **{split: judged.report(best, split, temperature) for split in judged.splits},
-        },
+        "judge": _described(prepared, best, temperature, centre) | {"doubts": doubts},
     }
 
     def write() -> None:
         write_policy(policy, out / "model")
         workspace.journal.export_metrics(RUN_ID, out / "metrics.jsonl")
         write_json(out / "summary.json", summary)
+        write_report(out, summary)
 
     workspace.store(write)
     workspace.store(lambda: workspace.journal.set_status(RUN_ID, "finished"))
     return Result(out, policy, summary)
+
+
+def _described(prepared: Prepared, best: Policy, temperature: float, centre: float) -> dict[str, Any]:
+    """What there is to say of the judge, and for each held-out split what it gets right and wrong there."""
+    judged, examples = prepared.judged, prepared.examples
+    assert best.weights is not None
+    return {
+        "kind": examples.kind,
+        "reads": examples.reads,
+        "labels": list(examples.labels),
+        "parameters": best.weights.parameter_count,
+        "most_tokens": most_tokens(best),
+        "temperature": temperature,
+        "centre": centre,
+        **{
+            split: judged.report(best, split, temperature)
+            | misjudged(judged, best, split, temperature, prepared.sources[split])
+            for split in judged.splits
+        },
+    }
