@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.docs.documents import ROOT
 from tests.matrix import AT_THE_GATE, NEEDS_WORDS, READS_WORDS, UPDATES, scores, words
@@ -20,7 +23,7 @@ from tests.remote.server import completion, fake_server
 
 from loopwise.config.methods import ImproveUpdate
 from loopwise.config.reading import parse_recipe
-from loopwise.config.recipes import ImproveRecipe
+from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.errors import ConfigError
 from loopwise.evaluate.programs import python_tests
 from loopwise.evaluate.rules import RULES
@@ -35,9 +38,9 @@ from loopwise.types import Context
 
 SCORES, WORDS = scores(Path(), Path(), Path()), words(Path())
 COMPARING = ("compare", "remote_compare")
+LEAST_SPREAD = 1e-3
 UNTRIED = {"reasoning_gym": "its columns are a task's own: tests/tasks/test_gym.py"}
-DIFFERS = {"use": "regex", "options": {"pattern": "^[0-9a-e]"}, "weight": 0.1}
-"""Samples of a tiny model are all wrong alike; this tells some of them from others, so that there is a lesson."""
+PROGRAM = "f=abs"
 NOBODY_READS = "nothing reads what they say"
 ROWS = [
     {
@@ -46,22 +49,48 @@ ROWS = [
         "completion": str(n + 1),
         "mirrored": f"1+{n}=",
         "kind": "yes" if n % 2 else "no",
-        "letter": "AB"[n % 2],
+        "letter": "ab"[n % 2],
         "function": "f",
-        "tests": [{"input": [n], "output": n + 1}],
+        "tests": [{"input": [n], "output": n}],
     }
     for n in range(8)
 ]
 
 
+def lessons() -> Iterator[dict[str, str]]:
+    """What the model of these tests learns to write: answers, programs more than others, of which every source likes some better
+    than others; that a draft is no good; to revise one; and which of two comes first in the alphabet."""
+    for n, row in enumerate(ROWS):
+        prompt, answers = row["prompt"], (row["answer"], f"{n} {n}", row["kind"], row["letter"], PROGRAM)
+        for answer in answers:
+            yield from [{"prompt": prompt, "completion": answer}] * (2 if answer == PROGRAM else 1)
+            yield {"prompt": row["mirrored"], "completion": answer}
+            yield {"prompt": f"{prompt}{answer}\n", "completion": "no"}
+            yield {"prompt": f"{prompt}{answer}\nno\n", "completion": row["answer"]}
+            yield {"prompt": f"{prompt}{answer}\nno\n", "completion": row["letter"]}
+        for first, second in permutations(answers, 2):
+            yield {"prompt": f"{prompt}{first}.{second}.", "completion": "a" if first < second else "b"}
+
+
 @pytest.fixture(scope="module")
 def writer(tmp_path_factory: pytest.TempPathFactory, make_policy: Any) -> Path:
-    """The folder of a tiny model that is sure enough of itself for its samples to agree at times."""
+    """The folder of a tiny model that writes one of several things, so that each source has samples to tell apart."""
     from loopwise.models.folders import save_policy
+    from loopwise.stages.finetune import tune
 
-    folder = tmp_path_factory.mktemp("writer") / "model"
-    save_policy(make_policy(), folder)
-    return folder
+    folder = tmp_path_factory.mktemp("writer")
+    save_policy(make_policy(), folder / "untaught")
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lessons())))
+    content = {
+        "model": str(folder / "untaught"),
+        "data": {"train": str(folder / "rows.jsonl"), "dev": 0, "test": 0},
+        "update": {"steps": 200, "batch_size": 160, "optimizer": {"name": "adamw", "lr": 0.01}},
+        "runtime": {"device": "cpu", "threads": 1},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loopwise.results.write_report", lambda *_: None)
+        tune(parse_recipe(TuneRecipe, content), folder / "out")
+    return folder / "out" / "model"
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +123,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from loopwise.stages.judging import train_judge
 
     folder = tmp_path_factory.mktemp("judge")
-    rows = [{"text": f"{n}", "label": "yes" if n % 2 else "no"} for n in range(60)]
+    rows = [{"text": text, "label": label} for n in range(26) for text, label in ((f"{n}", "yes"), (chr(97 + n), "no"))]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     content = {
         "model": {"create": "bert", "depth": 1, "width": 8, "heads": 1, "context": 16, "tokenizer": "char"},
         "data": {"train": str(folder / "rows.jsonl"), "dev": 0.2, "test": 0.2},
-        "update": {"steps": 2, "batch_size": 4},
+        "update": {"steps": 20, "batch_size": 16, "optimizer": {"lr": 0.01}},
         "rounds": 1,
         "runtime": {"device": "cpu", "threads": 1},
     }
@@ -113,10 +142,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server() -> Iterator[str]:
     """A remote judge with an opinion on everything."""
     with fake_server() as server:
-        server.reply = lambda asked, number: completion(
-            "verdict: A" if "verdict:" in json.dumps(asked.body) else "No.\nscore: 3"
-        )
+        server.reply = lambda asked, number: completion(opinion(asked.body["messages"][-1]["content"]))
         yield server.url
+
+
+def opinion(asked: str) -> str:
+    """The longer an answer, the better; of two, the one that comes first in the alphabet wins."""
+    shown = {name: text for name, text in re.findall(r"<(\w+) [0-9a-f]+>\n(.*?)\n</", asked, re.DOTALL)}
+    if "verdict:" in asked:
+        return f"verdict: {min('AB', key=shown.__getitem__)}"
+    return f"No.\nscore: {len(shown['answer'])}"
 
 
 @pytest.fixture
@@ -128,10 +163,10 @@ def recipe_of(writer: Path, encoder: Path, trained: Path, server: str, tmp_path:
     def make(source: str, update: str) -> ImproveRecipe:
         own = {"method": update, **UPDATES[update], **({"teacher": str(writer)} if update == "distill" else {})}
         if source in WORDS:
-            judged = {"rewards": [DIFFERS], "critics": [{"use": source, "options": known[source]}]}
+            judged = {"rewards": ["exact_match"], "critics": [{"use": source, "options": known[source]}]}
         else:
             critics = {"critics": [{"use": "mismatch", "options": WORDS["mismatch"]}]} if update in NEEDS_WORDS else {}
-            judged = {"rewards": [{"use": source, "options": known[source]}, DIFFERS], **critics}
+            judged = {"rewards": [{"use": source, "options": known[source]}], **critics}
         content = {
             "model": str(writer),
             "data": {
@@ -141,12 +176,13 @@ def recipe_of(writer: Path, encoder: Path, trained: Path, server: str, tmp_path:
                 "completion_column": "completion",
                 "reference_columns": ["answer", "tests"],
             },
-            # Warm samples of a tiny model seldom have a majority.
-            "sampling": {"max_tokens": 3, "temperature": 0.2 if source == "vote" else 1.0},
+            # Of answers that are as likely, none is ever most of them.
+            "sampling": {"max_tokens": 6, "temperature": 0.2 if source == "vote" else 1.0},
             "rounds": 1,
-            "problems": 2,
-            "samples": 4,
+            "problems": 3,
+            "samples": 8,
             "update": own,
+            **({"refine": {"template": "{prompt}{draft}\n{critique}\n", "held_out": False}} if update == "ilf" else {}),
             "endpoints": {"away": {"url": server, "model": "fake"}},
             "runtime": {"device": "cpu", "threads": 1},
         }
@@ -171,18 +207,23 @@ def refusal(source: str, update: str) -> str | None:
 
 @dataclass
 class Heard:
-    """A rollout that remembers how many samples its first part judged, and how many a critic spoke of."""
+    """A rollout that remembers how many samples its first part judged, how far apart it set those of a problem, how
+    many pairs it preferred one of, and how many samples a critic spoke of."""
 
     rollout: Any
     judged: int = 0
     failed: float = 0.0
     criticised: int = 0
+    spread: float = 0.0
+    preferred: int = 0
 
     def __call__(self, policy: Any, problems: Any, k: int, **place: Any) -> Any:
         scored = self.rollout(policy, problems, k, **place)
         feedback = scored.feedback
         if feedback.parts:
             self.judged += int(feedback.mask[:, 0].sum())
+            self.spread = max(self.spread, *(np.ptp(feedback.rewards[members, 0]) for _, members in scored.groups()))
+            self.preferred += len(feedback.preferences)
             self.failed += feedback.metrics[f"failed/{feedback.parts[0]}"]
             self.criticised += sum(map(bool, feedback.critiques or ()))
         return scored
@@ -253,12 +294,25 @@ def test_a_source_with_every_update(source: str, recipe_of: Any, tmp_path: Path)
             assert all(math.isfinite(value) for value in updated.metrics.values()), update
             assert updated.candidate.weights is not None, update
             assert updated.candidate.weights.finite, update
-            # A judge that prefers neither of two in both orders leaves no pair to learn from.
-            undecided = source in COMPARING and updated.metrics.get("pairs") == 0
-            assert len(found.steps) == (0 if undecided else 2), update
+            assert len(found.steps) == 2, update
             assert heard.judged > 0, update
+            assert heard.spread > LEAST_SPREAD, update
+            assert heard.preferred > 0 or source not in COMPARING, update
             assert heard.failed == 0, update
             assert heard.criticised > 0 or not critics, update
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_what_is_learned_follows_from_the_scores(update: str, recipe_of: Any, tmp_path: Path) -> None:
+    """Turned round, they teach something else; where they decide at the gate alone, nothing else."""
+    learned = set()
+    with Journal.open(tmp_path / "journal.db", create=True) as journal, ExitStack() as stack:
+        for weight in (1.0, -1.0):
+            recipe = recipe_of("exact_match", update)
+            rewards = tuple(reward.model_copy(update={"weight": weight}) for reward in recipe.rewards)
+            prepared = prepare(stack, recipe.model_copy(update={"rewards": rewards}), trial=False)
+            learned.add(two_steps(prepared, journal, f"weight {weight:g}").updated.candidate.id)
+    assert len(learned) == (1 if update in AT_THE_GATE else 2)
 
 
 def test_nothing_is_left_out() -> None:
@@ -268,14 +322,19 @@ def test_nothing_is_left_out() -> None:
     assert tags == set(UPDATES)
 
 
+def mark(source: str, update: str) -> str:
+    """What the page shows of a pair."""
+    return "–" if refusal(source, update) else "○" if update in AT_THE_GATE else "✓"
+
+
 def table() -> str:
-    """The matrix as docs/feedback.md shows it."""
-    head = "| | " + " | ".join(f"`{update}`" for update in UPDATES) + " |"
-    lines = [head, "| --- |" + " --- |" * len(UPDATES)]
-    for source in (*SCORES, *WORDS):
-        marks = ["–" if refusal(source, update) else "○" if update in AT_THE_GATE else "✓" for update in UPDATES]
-        lines.append(f"| `{source}` | " + " | ".join(marks) + " |")
-    return "\n".join(lines)
+    """The matrix as docs/feedback.md shows it: updates with the same marks share a column."""
+    known = (*SCORES, *WORDS)
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for update in UPDATES:
+        columns.setdefault(tuple(mark(source, update) for source in known), []).append(f"`{update}`")
+    rows = (f"| `{source}` | {' | '.join(marks)} |" for source, *marks in zip(known, *columns, strict=True))
+    return "\n".join([f"| | {' | '.join(map(', '.join, columns.values()))} |", "| --- |" + " --- |" * len(columns), *rows])
 
 
 def test_the_page_shows_the_table() -> None:
