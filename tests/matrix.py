@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ONLINE = {"problems_per_step": 1}
+ONLINE = {"problems_per_step": 2}
 STEPS = {"steps": 2, "batch_size": 2}
 UPDATES: Mapping[str, Mapping[str, Any]] = {
     "dr_grpo": ONLINE,

@@ -179,7 +179,7 @@ def recipe_of(writer: Path, encoder: Path, trained: Path, server: str, tmp_path:
             # Of answers that are as likely, none is ever most of them.
             "sampling": {"max_tokens": 6, "temperature": 0.2 if source == "vote" else 1.0},
             "rounds": 1,
-            "problems": 3,
+            "problems": 4,
             "samples": 8,
             "update": own,
             **({"refine": {"template": "{prompt}{draft}\n{critique}\n", "held_out": False}} if update == "ilf" else {}),
