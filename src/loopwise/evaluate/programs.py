@@ -25,7 +25,7 @@ from loopwise.evaluate.sources import Source, Surroundings
 from loopwise.types import Problem, Sample
 
 LEAST_MEMORY = 64
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+_MARK = re.compile(r"\w*")
 _PYTHON = ("python", "python3", "py")
 
 
@@ -138,11 +138,27 @@ SOURCES: tuple[Source, ...] = (
 def python_code(completion: str) -> str:
     """The last fenced block of a completion that is marked as Python (of several, else the last unmarked one), or all
     of it where there is none. A block that was cut off before its end counts."""
-    blocks = _FENCE.findall(completion)
+    blocks = _fenced(completion)
     for marks in (_PYTHON, ("",)):
         if found := [code for mark, code in blocks if mark.lower() in marks]:
             return str(found[-1])
     return completion
+
+
+def _fenced(text: str) -> list[tuple[str, str]]:
+    """Mark and content of each fenced block."""
+    blocks: list[tuple[str, list[str]]] = []
+    inside = False
+    for line in text.splitlines(keepends=True):
+        content = line.lstrip(" \t")
+        if content.startswith("```"):
+            if not inside:
+                mark = _MARK.match(content[3:].lstrip(" \t"))
+                blocks.append((mark.group() if mark else "", []))
+            inside = not inside
+        elif inside:
+            blocks[-1][1].append(line)
+    return [(mark, "".join(lines)) for mark, lines in blocks]
 
 
 def critique(program: Program, verdict: Verdict) -> str:

@@ -45,23 +45,45 @@ def completion_text(completion: Any) -> str:
 
 def reference_texts(reference: Any) -> list[str]:
     """The texts that a reference column's value holds: one, or a list of equally good ones; None: no text."""
-    if reference is None:
-        return []
-    if not isinstance(reference, list | tuple):
-        return [str(reference)]
-    if reference and isinstance(reference[0], Mapping):
-        return [completion_text(reference)]
-    return [str(text) for text in reference if text is not None]
+    return [str(one) for one in references(reference)]
+
+
+def references(value: Any) -> list[Any]:
+    """The references that a column's value holds: one, or a list of equally good ones; messages are their text."""
+    if not isinstance(value, list | tuple):
+        return [] if value is None else [value]
+    if value and isinstance(value[0], Mapping):
+        return [completion_text(value)]
+    return [one for one in value if one is not None]
 
 
 def against(name: str, column: str, judge: Callable[[str, Any], float | None]) -> RewardFunction:
-    """The reward ``judge(completion, reference)`` of each completion and its value in ``column``."""
+    """The reward ``judge(completion, reference)`` of each completion and its value in ``column``.
+
+    Of equally good references the best counts; None where nothing can be said of any.
+    """
+
+    def best(completion: str, value: Any) -> float | None:
+        marks = (judge(completion, reference) for reference in references(value))
+        return max((mark for mark in marks if mark is not None), default=None)
+
+    return against_all(name, column, best)
+
+
+def against_all(name: str, column: str, judge: Callable[[str, Any], float | None]) -> RewardFunction:
+    """The same, where ``judge`` makes of the whole value what it can."""
 
     def reward(completions: Sequence[Any], **columns: Sequence[Any]) -> Rewards:
         found = column_values(column, columns)
         return [judge(completion_text(c), r) for c, r in zip(completions, found, strict=True)]
 
     return named(reward, name)
+
+
+def truth_for(answer: str | None, value: Any, read: Callable[[Any], str | None]) -> str | None:
+    """Of equally good labels, as they are ``read``, the one that an answer gives, else the first; None without any."""
+    truths = [truth for reference in references(value) if (truth := read(reference)) is not None]
+    return answer if answer in truths else next(iter(truths), None)
 
 
 def alone(name: str, judge: Callable[[str], float | None]) -> RewardFunction:

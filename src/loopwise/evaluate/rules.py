@@ -28,6 +28,7 @@ from loopwise.evaluate.references import (
     column_values,
     completion_text,
     named,
+    truth_for,
 )
 
 
@@ -56,7 +57,7 @@ def exact_match(column: str = "answer", strip: bool = True, casefold: bool = Fal
         return text.casefold() if casefold else text
 
     def judge(completion: str, reference: Any) -> float | None:
-        return None if reference is None else float(normal(completion) == normal(str(reference)))
+        return float(normal(completion) == normal(str(reference)))
 
     return against("exact_match", column, judge)
 
@@ -80,18 +81,17 @@ def choice(column: str = "answer", labels: str | Sequence[str] = "ABCD") -> Rewa
     require('rule "choice"', str, column=column)
     require_labels('rule "choice"', labels=labels)
 
-    def read(reference: Any) -> str | None:
-        return None if reference is None else settled_choice(str(reference), labels)
+    def read(text: Any) -> str | None:
+        return settled_choice(str(text), labels)
 
     def judge(completion: str, reference: Any) -> float | None:
         expected = read(reference)
         return None if expected is None else float(read(completion) == expected)
 
     def report(completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Figures | None:
-        truths = map(read, column_values(column, columns))
-        return classification(
-            [(read(text), truth) for text, truth in zip(completions, truths, strict=True) if truth], list(labels)
-        )
+        answers = zip(map(read, completions), column_values(column, columns), strict=True)
+        pairs = [(answer, truth_for(answer, value, read)) for answer, value in answers]
+        return classification([(answer, truth) for answer, truth in pairs if truth], list(labels))
 
     return MetricReward(against("choice", column, judge), report)
 
@@ -129,7 +129,7 @@ def reasoning_gym(column: str = "entry", solved: bool = False) -> RewardFunction
     def judge(completion: str, entry: Any) -> float | None:
         from loopwise.evaluate.gym import score
 
-        mark = None if entry is None else score(str(entry), completion)
+        mark = score(str(entry), completion)
         return float(mark >= 1.0) if solved and mark is not None else mark
 
     return against("reasoning_gym", column, judge)

@@ -19,11 +19,13 @@ from loopwise.evaluate.references import (
     RewardFunction,
     Rewards,
     against,
+    against_all,
     alone,
     column_values,
     completion_text,
     named,
     reference_texts,
+    truth_for,
 )
 
 UNITS = ("tokens", "characters")
@@ -156,7 +158,7 @@ def label(
     every = scale or known
 
     def truth_of(reference: Any) -> str | None:
-        found = None if reference is None else plain(str(reference))
+        found = plain(str(reference))
         return found if found and (not every or found in every) else None
 
     def judge(text: str, reference: Any) -> float | None:
@@ -166,8 +168,9 @@ def label(
         return label_metrics.closeness(answer, truth, scale) if answer in scale else float(answer == truth)
 
     def report(completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Figures | None:
-        truths = map(truth_of, column_values(column, columns))
-        pairs = [(plain(text), truth) for text, truth in zip(completions, truths, strict=True) if truth is not None]
+        answers = zip(map(plain, completions), column_values(column, columns), strict=True)
+        judged = [(answer, truth_for(answer, value, truth_of)) for answer, value in answers]
+        pairs = [(answer, truth) for answer, truth in judged if truth is not None]
         found = every or sorted({truth for _, truth in pairs})
         read = [(answer if answer in found else None, truth) for answer, truth in pairs]
         return label_metrics.classification(read, found, ordinal=bool(scale))
@@ -199,4 +202,4 @@ def _like(
         return corpus(completions, [reference_texts(value) for value in column_values(column, columns)])
 
     checked: Report = report
-    return MetricReward(against(name, column, lambda text, value: judge(text, reference_texts(value))), checked)
+    return MetricReward(against_all(name, column, lambda text, value: judge(text, reference_texts(value))), checked)
