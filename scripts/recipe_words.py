@@ -93,9 +93,10 @@ NOTES: Mapping[type[Block], str] = {
     RewardConfig: "A plain text is short for `use`: `rewards: [number]`.",
     MonitorsConfig: (
         "Measured with the sampling of the round, and set beside the base's own figures on the same problems. Where "
-        "the truth is known (a reward that uses references, or `report_rewards`) and rose, entropy, distinct answers "
-        "and vote share are silent: a model that has learned is sure of itself, too. `pass_at_k` and `truth` speak "
-        "where a paired one-sided 95% bound shows the fall."
+        "the truth is known and rose, entropy, distinct answers and vote share do not warn: a model that has learned "
+        "is sure of itself, too. Known it is by `report_rewards`, or where every reward is a built-in rule that uses "
+        "references. `roll_back` is never silent. Such a rise, and a fall of `pass_at_k` or `truth`, is one that a "
+        "paired one-sided 95% bound shows."
     ),
     RefineConfig: "Needs `critics`. Read by `ilf`, and by the held-out figures.",
     SFTConfig: "Of `sft`, of `rft`, and of all that learns from pairs, which a batch then has in place of rows.",

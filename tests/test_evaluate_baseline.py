@@ -55,6 +55,27 @@ def _shake(folder: Path) -> None:
 ALL = ("--data", "rows.jsonl", "--reward", "mine.py:even", "--text", "text.txt", "--max-tokens", 3)
 
 
+def test_of_several_rewards_all_must_be_full(workshop: Path) -> None:
+    """A sample that one reward likes has not passed, whatever the sum; each reward has its own mean."""
+    flags = ("--data", "rows.jsonl", "--reward", "mine.py:even", "--reward", "{use: regex, options: {pattern: ''}}")
+    done = loopwise("evaluate", "model", *flags, "--max-tokens", 3, "--json")
+    figures = strict(done.stdout)["results"][0]["figures"]
+    assert figures["accuracy"]["value"] == figures["reward/even"]["value"] == 0.6
+    assert figures["reward/regex"]["value"] == 1.0
+    assert figures["reward"]["value"] == pytest.approx(1.6)
+    assert "mean reward of regex" in loopwise("evaluate", "model", *flags, "--max-tokens", 3).stdout
+
+
+def test_a_reward_on_a_scale_of_its_own_makes_no_accuracy(workshop: Path) -> None:
+    (workshop / "mine.py").write_text("def much(prompts, **_):\n    return [7.0 + len(one) for one in prompts]\n")
+    flags = ("--data", "rows.jsonl", "--reward", "mine.py:much", "--max-tokens", 3, "--baseline", "other")
+    found = strict(loopwise("evaluate", "model", *flags, "--json").stdout)
+    assert set(found["results"][0]["figures"]) == {"reward", "likelihood"} or set(found["results"][0]["figures"]) == {
+        "reward"
+    }
+    assert found["results"][0]["measure"] == "reward"
+
+
 def test_a_model_beside_itself_differs_in_nothing(workshop: Path) -> None:
     found = strict(loopwise("evaluate", "model", "--baseline", "model", *ALL, "--json").stdout)
     assert found["baseline"]["same"] is True
@@ -114,6 +135,30 @@ def test_better_worse_and_no_difference_in_sentences() -> None:
     assert results[1]["sentence"].startswith("worse on sorting: −40.0 points, 95% interval −4")
     assert results[2]["sentence"].startswith("no difference seen on copy (+0.5 points, 95% interval −1")
     assert results[3]["sentence"] == "no difference seen on same (+0.0 points, 95% interval −1.4 to 1.4)"
+
+
+def leaked(ours: Sequence[float], theirs: Sequence[float], met: int) -> dict[str, Any]:
+    """A result of which either model has met the first ``met`` problems."""
+    first, second = ({"accuracy": np.array(own)} for own in (ours, theirs))
+    gaps = differences(first, second, kept=np.arange(len(ours)) >= met)
+    return entry("a", ours, theirs) | {"clean": {"differences": gaps}}
+
+
+def test_what_was_met_in_training_decides_nothing() -> None:
+    half = [1.0, 0.0] * 50
+    won = leaked([1.0] * 50 + half, [0.0] * 50 + half, 50)
+    judge([won], same=False)
+    assert won["verdict"] == "none"
+    assert won["sentence"].startswith("no difference seen on a without what was met in training (+0.0 points, 95%")
+    assert won["sentence"].endswith("; of all problems +33.3 points)")
+    lost = leaked([1.0] * 60 + [0.0] * 30, [0.0] * 60 + [1.0] * 30, 60)
+    judge([lost], same=False)
+    assert lost["verdict"] == "worse", "though better on all problems"
+    assert lost["sentence"].startswith("worse on a without what was met in training: −100.0 points, 95% interval")
+    everything = leaked([1.0] * 9, [0.0] * 9, 9)
+    judge([everything], same=False)
+    assert everything["verdict"] == "unknown"
+    assert everything["sentence"].endswith("no problem that both were judged on; of all problems +100.0 points")
 
 
 def test_several_comparisons_are_held_to_holm() -> None:

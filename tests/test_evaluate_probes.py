@@ -73,6 +73,22 @@ def test_one_word_that_earns_more_is_named(workshop: Path) -> None:
     assert "leans to 8 over low (+5.500 reward, 95% interval" in shown
 
 
+@pytest.mark.parametrize("differing", [5, 6])
+def test_which_word_comes_first_turns_the_sign_and_nothing_else(workshop: Path, differing: int) -> None:
+    Path("mine.py").write_text("def big(prompts, **_):\n    return [float(int(one[0]) > 4) for one in prompts]\n")
+    told = []
+    for turn in (1, -1):
+        asked = [[f"{8 if n < differing else 3}+{n}=", f"2+{n}="][::turn] for n in range(6)]
+        rows = [{"prompt_a": a, "prompt_b": b, "word_a": "x"[:turn] or "y", "word_b": "yx"[turn < 0]} for a, b in asked]
+        (workshop / "probes.jsonl").write_text(lines(*rows))
+        [pair] = probed("--reward", "mine.py:big")["pairs"]
+        told.append(pair["reward"])
+    first, second = told
+    assert first["value"] == -second["value"] == pytest.approx(differing / 6)
+    assert first["ci95"] == pytest.approx([-second["ci95"][1], -second["ci95"][0]])
+    assert first["p"] == second["p"]
+
+
 def test_probes_that_differ_in_nothing_flip_no_answer(workshop: Path) -> None:
     rows = [{"prompt_a": text, "prompt_b": text.replace("7", "8")} for text in ("12+7=", "3+7=", "99+7=")]
     (workshop / "probes.jsonl").write_text(lines(*rows))
@@ -106,12 +122,21 @@ def test_a_source_that_compares_needs_several_samples(workshop: Path) -> None:
     (workshop / "rows.jsonl").write_text(lines({"prompt": "1+1="}, {"prompt": "2+1="}))
     flags = ("--data", "rows.jsonl", "--reward", "self_bleu", "--max-tokens", 3)
     message = refused("evaluate", "model", *flags)
-    assert '--reward "self_bleu": it compares the samples of a problem' in message
-    assert "Add --samples 4 --temperature 1" in message
+    assert 'reward "self_bleu" sets the samples of one problem beside each other, and 1 is drawn' in message
+    assert "--samples 4 --temperature 1" in message
     [result] = strict(loopwise("evaluate", "model", *flags, "--samples", 3, "--temperature", 1, "--json").stdout)[
         "results"
     ]
     assert 0 <= result["figures"]["reward"]["value"] <= 1
+
+
+@pytest.mark.parametrize("task", [(), ("--task", "addition")])
+def test_a_source_that_compares_judges_no_probes_and_is_not_told_to_draw_more(
+    workshop: Path, task: tuple[str, ...]
+) -> None:
+    message = refused("evaluate", "model", "--bias", "builtin", "--reward", "vote", *task)
+    assert '--bias: a probe has one answer, and --reward "vote" sets several beside each other' in message
+    assert "--samples" not in message
 
 
 @pytest.mark.parametrize("endings", [["2" * 60, "1"], ["2" * 60], []])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,22 @@ def test_a_row_over_the_context_is_not_cut_in_silence(folder: Path, tmp_path: Pa
     rows = write(tmp_path / "rows.jsonl", {"prompt": "1" * 40, "answer": "2" * 9, "choices": ["2" * 9, "3"]})
     with pytest.raises(PromptTooLongError, match="line 1: prompt and answer have 49 tokens"):
         run_harness(str(folder), rows, device="cpu")
+
+
+def test_the_terminal_stays_quiet_and_the_first_rows_are_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Outside a repository git complains, and it is a process of its own: Python's streams do not have its words."""
+    from tests.command_line import loopwise, strict
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    write(tmp_path / "rows.jsonl", *({"prompt": prompt, "answer": "1"} for prompt in PROMPTS))
+    done = loopwise("evaluate", folder, "--harness", "rows.jsonl", "--problems", 2, "--json")
+    assert strict(done.stdout)["harness"][0]["rows"] == 2
+    assert capfd.readouterr().err == ""
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

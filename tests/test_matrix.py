@@ -58,8 +58,8 @@ ROWS = [
 
 
 def lessons() -> Iterator[dict[str, str]]:
-    """What the model of these tests learns to write: answers, programs more than others, of which every source likes some better
-    than others; that a draft is no good; to revise one; and which of two comes first in the alphabet."""
+    """What the model of these tests learns to write: answers, programs more than others, of which every source likes
+    some better than others; that a draft is no good; to revise one; and which of two comes first in the alphabet."""
     for n, row in enumerate(ROWS):
         prompt, answers = row["prompt"], (row["answer"], f"{n} {n}", row["kind"], row["letter"], PROGRAM)
         for answer in answers:
@@ -148,7 +148,7 @@ def server() -> Iterator[str]:
 
 def opinion(asked: str) -> str:
     """The longer an answer, the better; of two, the one that comes first in the alphabet wins."""
-    shown = {name: text for name, text in re.findall(r"<(\w+) [0-9a-f]+>\n(.*?)\n</", asked, re.DOTALL)}
+    shown = dict(re.findall(r"<(\w+) [0-9a-f]+>\n(.*?)\n</", asked, re.DOTALL))
     if "verdict:" in asked:
         return f"verdict: {min('AB', key=shown.__getitem__)}"
     return f"No.\nscore: {len(shown['answer'])}"
@@ -334,7 +334,9 @@ def table() -> str:
     for update in UPDATES:
         columns.setdefault(tuple(mark(source, update) for source in known), []).append(f"`{update}`")
     rows = (f"| `{source}` | {' | '.join(marks)} |" for source, *marks in zip(known, *columns, strict=True))
-    return "\n".join([f"| | {' | '.join(map(', '.join, columns.values()))} |", "| --- |" + " --- |" * len(columns), *rows])
+    return "\n".join(
+        [f"| | {' | '.join(map(', '.join, columns.values()))} |", "| --- |" + " --- |" * len(columns), *rows]
+    )
 
 
 def test_the_page_shows_the_table() -> None:

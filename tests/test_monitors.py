@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from loopwise.config.blocks import MonitorsConfig
+from loopwise.config.blocks import MonitorsConfig, RewardConfig
 from loopwise.config.reading import parse_recipe
 from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ConfigError
-from loopwise.monitors import Watched, crossings
+from loopwise.evaluate.loading import load_feedback
+from loopwise.evaluate.sources import Source
+from loopwise.monitors import Crossing, Monitors, Watched, crossings
 from loopwise.runs.journal import Journal
 from loopwise.stages.improve import RUN_ID, improve
 from loopwise.workspace import JOURNAL
 
 BASE = {"reward": 0.5, "entropy": 1.0, "distinct": 0.8, "length": 10.0, "vote_share": 0.5}
+SURE = {"entropy": 0.01, "distinct": 0.1, "vote_share": 1.0}
+HOLE = {"use": "regex", "options": {"pattern": "[a-e]"}}
+Truth = Literal["truth", "reward"]
 
 
-def seen(scores: dict[str, list[float]] | None = None, *, certain: bool = False, **figures: float) -> Watched:
-    return Watched(BASE | figures, {k: np.asarray(v) for k, v in (scores or {}).items()}, certain)
+def seen(scores: dict[str, list[float]] | None = None, *, truth_in: Truth | None = None, **figures: float) -> Watched:
+    return Watched(BASE | figures, {k: np.asarray(v) for k, v in (scores or {}).items()}, truth_in)
 
 
-def names(
-    now: Watched, base: Watched | None = None, *, label_free: bool = False, **limits: Any
-) -> list[tuple[str, bool]]:
-    config = MonitorsConfig.model_validate(limits)
-    found = crossings(config, base or seen(certain=now.certain), now, label_free=label_free)
+def right(count: int) -> list[float]:
+    """Scores of 64 problems, the first ``count`` of them right."""
+    return [1.0] * count + [0.0] * (64 - count)
+
+
+def names(now: Watched, base: Watched | None = None, **limits: Any) -> list[tuple[str, bool]]:
+    found = crossings(MonitorsConfig.model_validate(limits), base or seen(), now)
     return [(crossing.name, crossing.rolls_back) for crossing in found]
 
 
@@ -58,44 +65,77 @@ def test_the_second_limit_rolls_back_and_none_is_silent() -> None:
     assert names(seen(kl=50.0), kl={"warn": None}) == []
 
 
-def test_a_model_that_has_learned_may_be_sure_of_itself() -> None:
-    sure = {"entropy": 0.01, "distinct": 0.1, "vote_share": 1.0}
-    assert names(seen(certain=True, reward=0.9, **sure)) == []
-    assert {name for name, _ in names(seen(certain=True, reward=0.5, **sure))} == set(sure)
-    assert {name for name, _ in names(seen(certain=False, reward=0.9, **sure))} == set(sure)
-    base = seen(certain=True, truth=0.5)
-    assert names(seen(certain=True, reward=0.1, truth=0.9, **sure), base) == []
-    assert {name for name, _ in names(seen(certain=True, reward=0.9, truth=0.4, **sure), base)} == set(sure)
+@pytest.mark.parametrize("truth", ["truth", "reward"])
+def test_a_model_that_is_shown_to_have_learned_may_be_sure_of_itself(truth: Truth) -> None:
+    base = seen({truth: right(20)}, truth_in=truth)
+    assert names(seen({truth: right(40)}, truth_in=truth, **SURE), base) == []
+    for not_shown in (20, 22, 10):
+        found = names(seen({truth: right(not_shown)}, truth_in=truth, **SURE), base, truth={"warn": None})
+        assert {name for name, _ in found} == set(SURE)
 
 
-def test_in_a_label_free_run_the_truth_silences_warnings_and_no_rollback() -> None:
-    base, now = seen(certain=True, truth=0.2), seen(certain=True, truth=0.9, vote_share=1.0)
-    limits = {"vote_share": {"warn": 0.9, "roll_back": 0.99}}
-    assert names(now, base, **limits) == []
-    assert names(now, base, label_free=True, **limits) == [("vote_share", True)]
-    assert names(now, base, label_free=True, vote_share={"warn": 0.9}) == []
+def test_a_reward_that_rises_silences_nothing_unless_it_is_the_truth() -> None:
+    base, risen = seen({"reward": right(5)}), {"reward": right(64)}
+    assert {name for name, _ in names(seen(risen, reward=1.0, **SURE), base)} == set(SURE)
+    base = seen({"reward": right(5), "truth": right(5)}, truth_in="truth")
+    now = seen(risen | {"truth": right(5)}, truth_in="truth", reward=1.0, **SURE)
+    assert {name for name, _ in names(now, base)} == set(SURE)
+
+
+def test_no_truth_silences_a_rollback() -> None:
+    base, now = (seen({"truth": right(n)}, truth_in="truth", **figures) for n, figures in ((5, {}), (60, SURE)))
+    assert names(now, base, vote_share={"warn": 0.9, "roll_back": 0.99}) == [("vote_share", True)]
+    assert names(now, base, vote_share={"warn": 0.9}, entropy={"roll_back": 0.1}) == [("entropy", True)]
 
 
 def test_a_fall_of_the_truth_speaks_where_it_is_shown() -> None:
-    base = seen({"truth": [1.0] * 40 + [0.0] * 24}, certain=True, truth=0.625)
-    fallen = {"truth": [1.0] * 20 + [0.0] * 44}
-    assert names(seen(fallen, certain=True, reward=0.9, truth=0.3), base) == [("truth", False)]
-    assert names(seen(fallen, certain=True, reward=0.4, truth=0.3), base) == [("truth", False)]
+    base = seen({"truth": right(40)}, truth_in="truth", truth=0.625)
+    for reward in (0.9, 0.4):
+        fallen = seen({"truth": right(20)}, truth_in="truth", reward=reward, truth=0.3125)
+        assert names(fallen, base) == [("truth", False)]
     chance = {"truth": [1.0] * 36 + [0.0] * 4 + [1.0] * 2 + [0.0] * 22}
-    assert names(seen(chance, certain=True, reward=0.9, truth=0.59), base) == []
+    assert names(seen(chance, truth_in="truth", reward=0.9, truth=0.59), base) == []
 
 
 def test_answers_that_are_lost_speak() -> None:
-    base = seen({"pass_at_k": [1.0] * 50 + [0.0] * 14})
-    assert names(seen({"pass_at_k": [1.0] * 30 + [0.0] * 34}), base) == [("pass_at_k", False)]
-    assert names(seen({"pass_at_k": [1.0] * 49 + [0.0] * 15}), base) == []
+    base = seen({"pass_at_k": right(50)})
+    assert names(seen({"pass_at_k": right(30)}), base) == [("pass_at_k", False)]
+    assert names(seen({"pass_at_k": right(49)}), base) == []
+
+
+@pytest.mark.parametrize(
+    ("rewards", "critics", "knows"),
+    [
+        (["exact_match"], [], True),
+        (["exact_match", {"use": "number", "weight": 0.5}], [], True),
+        (["exact_match", {"use": "number", "weight": -0.5}], [], False),
+        (["exact_match", {"use": "length", "options": {"most": 5}}], [], False),
+        (["self_certainty"], ["mismatch"], False),
+        (["similarity"], [], False),
+        (["somewhere.score"], [], False),
+        ([{"use": "somewhere.score", "uses_reference": True}], [], False),
+        ([], [], False),
+    ],
+)
+def test_a_sum_of_rules_that_read_references_is_the_truth(
+    rewards: list[Any], critics: list[Any], knows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a model would judge is not asked here.
+    monkeypatch.setattr(Source, "make", lambda self, *_: None)
+    configs, words = (
+        [RewardConfig.model_validate({"use": one} if isinstance(one, str) else one) for one in group]
+        for group in (rewards, critics)
+    )
+    feedback = load_feedback(configs, critics=words, reference_columns=["answer"], label_free=False)
+    assert feedback.knows_truth is knows
+    assert feedback.asking(None).knows_truth is knows
 
 
 def recipe(folder: Path, **changes: Any) -> ImproveRecipe:
     content = {
         "model": str(folder),
         "data": {"task": "addition", "dev": 8, "test": 8},
-        "rewards": [{"use": "regex", "options": {"pattern": "[a-e]"}}],
+        "rewards": [HOLE],
         "report_rewards": ["exact_match"],
         "sampling": {"max_tokens": 5},
         "update": {"method": "dr_grpo", "problems_per_step": 2, "optimizer": {"lr": 3e-2}},
@@ -138,6 +178,37 @@ def test_warnings_reach_the_journal_and_no_problems_means_no_monitors(folder: Pa
     assert any("round 1: " in message and "monitors.kl, limit 1e-06" in message for message in told)
     improve(recipe(folder, monitors={"problems": 0}, rounds=1), tmp_path / "unseen")
     assert not any(name.startswith("monitor") for name in rounds(tmp_path / "unseen")[0].summary)
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize(
+    ("changes", "truth"),
+    [
+        ({}, "truth"),
+        ({"report_rewards": []}, None),
+        ({"report_rewards": [], "rewards": ["exact_match", HOLE], "label_free": False}, None),
+        ({"report_rewards": [], "rewards": ["exact_match"], "label_free": False}, "reward"),
+        ({"rewards": ["exact_match"], "label_free": False}, "truth"),
+    ],
+)
+def test_what_tells_the_truth_of_a_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], truth: str | None
+) -> None:
+    compared: list[Watched] = []
+    own = Monitors.crossings
+
+    def noted(monitors: Monitors, now: Watched) -> list[Crossing]:
+        compared.append(now)
+        return own(monitors, now)
+
+    monkeypatch.setattr(Monitors, "crossings", noted)
+    improve(recipe(folder, rounds=1, **changes), tmp_path / "out")
+    (now,) = compared
+    assert now.truth == truth
+    assert now.scores.keys() >= {"reward", "pass_at_k"} | ({truth} if truth else set())
+    for name in now.scores.keys() & now.figures.keys() - {"pass_at_k"}:
+        assert now.scores[name].shape == (8,)
+        assert now.scores[name].mean() == pytest.approx(now.figures[name])
 
 
 def test_the_truth_may_not_decide_in_a_label_free_run(folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +84,9 @@ def test_the_folder_opens_in_transformers_and_gives_the_figures_of_the_run(finis
 
 
 def test_samples_fit_the_context_unless_the_recipe_says_how_long_they_are(tmp_path: Path) -> None:
-    from contextlib import ExitStack
-
     given = recipe(write_corpus(tmp_path)).model_dump()
     del given["sampling"]
-    with ExitStack() as stack:
-        assert prepare(stack, parse_recipe(PretrainRecipe, given)).recipe.sampling.max_tokens == 32 - len("the ")
+    assert prepare(parse_recipe(PretrainRecipe, given)).recipe.sampling.max_tokens == 32 - len("the ")
 
 
 def test_perplexity_by_hand(make_policy: Any) -> None:
@@ -143,14 +139,13 @@ def test_other_text_is_not_resumed(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
-    with ExitStack() as stack, pytest.raises(ConfigError, match=says):
-        prepare(stack, recipe(write_corpus(tmp_path), **changes))
+    with pytest.raises(ConfigError, match=says):
+        prepare(recipe(write_corpus(tmp_path), **changes))
 
 
 def test_the_floor_is_of_the_very_predictions_of_the_model(tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        prepared = prepare(stack, recipe(write_corpus(tmp_path)))
-        floor, counted = prepared.floor()
+    prepared = prepare(recipe(write_corpus(tmp_path)))
+    floor, counted = prepared.floor()
     assert counted == sum(map(len, prepared.train))
     for split, text in prepared.held_out.items():
         assert text.windows.tokens == sum(len(document) - 1 for document in text.documents)
@@ -211,10 +206,10 @@ def test_a_model_that_would_mix_documents_is_refused(tmp_path: Path, tokenizer: 
     rows.write_text("".join(json.dumps({"text": f"{number}+{number}"}) + "\n" for number in range(60)))
     book.write_text("".join(f"{number}+{number}=" for number in range(60)))
     changes: dict[str, Any] = {"model": {"path": str(tmp_path / "opt")}, "prompts": [], "update": {"window": 16}}
-    with ExitStack() as stack, pytest.raises(ModelError, match=r"model_type opt: .* cannot keep the documents"):
-        prepare(stack, recipe(rows, **changes))
-    with ExitStack() as stack:  # one text, one part of it held out: nothing meets anything
-        prepare(stack, recipe(book, **changes, data={"train": str(book), "dev": 0.2, "test": 0}))
+    with pytest.raises(ModelError, match=r"model_type opt: .* cannot keep the documents"):
+        prepare(recipe(rows, **changes))
+    # one text, one part of it held out: nothing meets anything
+    prepare(recipe(book, **changes, data={"train": str(book), "dev": 0.2, "test": 0}))
 
 
 def gapped_tokenizer() -> Any:
@@ -268,8 +263,8 @@ def test_the_floor_counts_some_of_every_source(monkeypatch: pytest.MonkeyPatch) 
 def test_text_that_the_tokenizer_does_not_know_is_refused(tmp_path: Path, held_out: float) -> None:
     corpus = write_corpus(tmp_path)
     changes = {"model": {"create": "demo"}, "data": {"train": str(corpus), "dev": held_out, "test": held_out}}
-    with ExitStack() as stack, pytest.raises(VocabularyError) as caught:
-        prepare(stack, recipe(corpus, **changes))
+    with pytest.raises(VocabularyError) as caught:
+        prepare(recipe(corpus, **changes))
     assert "poems.jsonl: 9" in str(caught.value)
     assert "% of its tokens are <unk>, text that the tokenizer does not know, first in " in str(caught.value)
     assert "poems.jsonl line 1" in str(caught.value)
@@ -281,19 +276,18 @@ def test_unknown_text_is_found_in_what_is_held_out_and_a_mark_for_it_is_text(tmp
     held_out.write_text("1+1=3" * 10)
     data = {"train": str(train), "dev": str(held_out), "test": 0}
     changes = {"model": {"create": "demo"}, "prompts": [], "data": data}
-    with ExitStack() as stack:
-        prepare(stack, recipe(train, **changes))
+    prepare(recipe(train, **changes))
     held_out.write_text("1+1=3" * 10 + "?")
-    with ExitStack() as stack, pytest.raises(VocabularyError, match=r"^the dev text: 1\.89% of its tokens are <unk>"):
-        prepare(stack, recipe(train, **changes))
+    with pytest.raises(VocabularyError, match=r"^the dev text: 1\.89% of its tokens are <unk>"):
+        prepare(recipe(train, **changes))
 
 
 def test_too_little_text_names_its_source(tmp_path: Path) -> None:
     few = tmp_path / "few.txt"
     few.write_text("moon")
     data = {"train": [{"path": str(write_corpus(tmp_path))}, {"path": str(few)}], "dev": 0, "test": 0}
-    with ExitStack() as stack, pytest.raises(DataError, match=r"few.*makes 5 tokens to predict, less than one window"):
-        prepare(stack, recipe(few, data=data))
+    with pytest.raises(DataError, match=r"few.*makes 5 tokens to predict, less than one window"):
+        prepare(recipe(few, data=data))
 
 
 def test_memory_knows_the_vocabulary(make_policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

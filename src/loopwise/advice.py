@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loopwise.config.methods import PairsConfig, PolicyGradientConfig, PPOConfig, SPINConfig
-from loopwise.config.recipes import ImproveRecipe, RunRecipe
+from loopwise.config.recipes import ImproveRecipe, RunRecipe, TuneRecipe
 
 MOST_TIED = 0.5
 MOST_CUT = 0.5
@@ -25,7 +25,8 @@ def advise(recipe: RunRecipe, summary: Mapping[str, Any]) -> Iterator[str]:
     kl = summary.get("update/kl", 0.0)
     if kl > FAR_FROM_REFERENCE:
         yield f"{kl:.2g} nats a token from the reference: raise update.kl.weight or lower update.optimizer.lr."
-    if summary.get("update/rewards/chosen", 0.0) < 0:
+    # Of a judge this is a score, and its zero means nothing.
+    if isinstance(recipe, ImproveRecipe | TuneRecipe) and summary.get("update/rewards/chosen", 0.0) < 0:
         yield (
             "chosen completions grew less likely than under the reference, as rejected ones did: "
             "raise update.sft_weight or update.beta."

@@ -257,7 +257,7 @@ def evaluation_table(found: Mapping[str, Any]) -> Group:
                 gap = result["differences"].get(measure)
                 cells.append(words.value(measure, result["baseline"]["figures"][measure]["value"]))
                 cells.append(words.signed(measure, gap["value"]) if gap else numbers.DASH)
-                cells.append(words.change_interval(measure, gap["ci95"]) if gap and gap["ci95"] else numbers.DASH)
+                cells.append(words.change_interval(measure, gap["ci95"]) if gap else numbers.DASH)
             else:
                 cells.append(words.interval(measure, figure["ci95"]))
             table.add_row(Text(name), f"{figure['n']:,}", TERMINAL.get(measure, words.name_of(measure)), *cells)

@@ -20,7 +20,7 @@ from loopwise.runs.rows import REFINED
 from loopwise.runtime import Runtime
 from loopwise.starting import sampling_of
 from loopwise.tasks.base import Streams
-from loopwise.types import Evaluation, FeedbackSource, Generator, Problem, Sampling, Update
+from loopwise.types import Evaluation, FeedbackSource, Generator, Problem, Sampling, Update, compares
 from loopwise.update.refinement import refine
 from loopwise.workspace import RunFiles
 
@@ -78,7 +78,7 @@ class Measuring:
                 evaluation = self.measure(number, policy, split, stage=name)
                 found[split] = _figures(evaluation)
                 found[split] |= self.parts.figures(evaluation) if self.parts.figures else {}
-                if self._refines:
+                if self._revises:
                     revised = self.refined(number, policy, split, stage=name)
                     found[split]["refined"] = _figures(revised) | _difference(revised, evaluation)
         return found
@@ -112,33 +112,38 @@ class Measuring:
             completions = [self.parts.streams.completion(problem) for problem in problems]
             end_of_text = rows_config(recipe.update).end_of_text
             return mean_logps(policy, problems, completions, self.parts.runtime, end_of_text=end_of_text)
-        if self._compares:
-            # A problem's samples are set beside each other: one greedy answer would have nothing beside it.
-            assert isinstance(recipe, ImproveRecipe)
-            scored = self.roller.at(number, split, sampling_of(recipe))(policy, problems, recipe.samples)
-            return group_means((members for _, members in scored.groups()), scored.feedback.totals)
-        return self.roller.at(number, split, self._greedy)(policy, problems, 1).feedback.totals
+        each, drawing = held_out_drawing(self.parts)
+        scored = self.roller.at(number, split, drawing)(policy, problems, each)
+        return group_means((members for _, members in scored.groups()), scored.feedback.totals)
 
     def _score_refined(self, number: int, policy: Policy, split: str) -> np.ndarray:
         recipe = self.parts.recipe
         assert isinstance(recipe, ImproveRecipe)
         assert recipe.refine is not None
-        rollout = self.roller.at(number, split, self._greedy)
+        rollout = self.roller.at(number, split, _greedy(recipe))
         problems, most = self.parts.streams.held_out[split], recipe.sampling.max_tokens
         return refine(rollout, policy, problems, 1, recipe.refine, max_tokens=most).final.feedback.totals
 
     @property
-    def _greedy(self) -> Sampling:
-        return replace(sampling_of(self.parts.recipe), temperature=0.0, top_k=0, top_p=1.0)
-
-    @property
-    def _compares(self) -> bool:
-        return bool(getattr(self.parts.feedback, "compares", False))
-
-    @property
-    def _refines(self) -> bool:
+    def _revises(self) -> bool:
         recipe = self.parts.recipe
-        return isinstance(recipe, ImproveRecipe) and recipe.refine is not None and recipe.refine.held_out
+        return isinstance(recipe, ImproveRecipe) and recipe.held_out_revisions > 0
+
+
+def held_out_drawing(parts: Parts) -> tuple[int, Sampling]:
+    """How many samples of a held-out problem are drawn where rewards measure a policy, and how.
+
+    One, greedily; but as many as in training, drawn alike, where judges set a problem's samples beside each other: a
+    single answer would have nothing beside it.
+    """
+    recipe = parts.recipe
+    if isinstance(recipe, ImproveRecipe) and compares(parts.feedback):
+        return recipe.samples, sampling_of(recipe)
+    return 1, _greedy(recipe)
+
+
+def _greedy(recipe: RunRecipe) -> Sampling:
+    return replace(sampling_of(recipe), temperature=0.0, top_k=0, top_p=1.0)
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from loopwise.config.blocks import MonitorsConfig
+from loopwise.config.recipes import ImproveRecipe
 from loopwise.evaluate.groups import group_means, group_metrics
 from loopwise.evaluate.stats import paired
 from loopwise.models.logps import TokenRow, score_tokens
@@ -20,6 +21,7 @@ from loopwise.models.policy import Policy
 from loopwise.rollout import Roller
 from loopwise.runs.rows import Place
 from loopwise.runtime import Runtime
+from loopwise.tasks.base import Streams
 from loopwise.types import LOST, REWARD_ROUNDING, Feedback, Problem, Sampling, Scored
 from loopwise.update.units import work_units
 
@@ -30,12 +32,12 @@ TOKENS_AT_ONCE = 8192
 @dataclass(frozen=True)
 class Watched:
     """What was seen of a policy: ``figures`` by name, and the scores of each problem, float64 ``[P]``, for those that
-    are compared with the base's. ``certain`` says that the scores are the truth, or a reward that knows it.
+    are compared with the base's. ``truth`` names the scores that tell it; None: nobody knows the truth.
     """
 
     figures: Mapping[str, float]
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
-    certain: bool = False
+    truth: Literal["truth", "reward"] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,18 @@ class Crossing:
     rolls_back: bool
 
 
+def monitored(recipe: ImproveRecipe, streams: Streams) -> Sequence[Problem]:
+    """The held-out problems that are watched after each round; none where the gate measures no rewards."""
+    if recipe.gate.metric != "reward":
+        return ()
+    return streams.held_out.get("dev", ())[: recipe.monitors.problems]
+
+
 @dataclass(frozen=True)
 class Monitors:
     """Draws samples of some held-out problems and measures them; the same uniforms every round.
 
-    ``ask`` reads the journal. ``threshold`` is the reward that passes. In a ``label_free`` run the truth decides
-    nothing.
+    ``ask`` reads the journal. ``threshold`` is the reward that passes.
     """
 
     config: MonitorsConfig
@@ -62,7 +70,6 @@ class Monitors:
     threshold: float
     base: Policy
     runtime: Runtime
-    label_free: bool
     ask: Callable[[Callable[[Any], Any]], Any]
 
     @cached_property
@@ -90,14 +97,14 @@ class Monitors:
             **self._kl(policy, scored),
         }
         known = {name: value for name, value in figures.items() if not math.isnan(value)}
-        scores = {"pass_at_k": _best(judged, self.threshold)}
+        scores = {"pass_at_k": _best(judged, self.threshold), "reward": _means(scored)}
         if truth is not None:
-            scores["truth"] = group_means((members for _, members in judged.groups()), judged.feedback.totals)
-        return Watched(known, scores, truth is not None or self.roller.feedback.uses_reference)
+            return Watched(known, scores | {"truth": _means(judged)}, "truth")
+        return Watched(known, scores, "reward" if getattr(self.roller.feedback, "knows_truth", False) else None)
 
     def crossings(self, now: Watched) -> list[Crossing]:
         """The limits that a policy is past."""
-        return list(crossings(self.config, self.of_base, now, label_free=self.label_free))
+        return list(crossings(self.config, self.of_base, now))
 
     def _truth(self, number: int, scored: Scored) -> Feedback | None:
         """What the report's rewards said of the samples, where there are any."""
@@ -135,19 +142,19 @@ class Monitors:
         return {"kl": float(np.mean(np.exp(gap) - gap - 1.0))} if gap.size else {}
 
 
-def crossings(config: MonitorsConfig, base: Watched, now: Watched, *, label_free: bool = False) -> Iterator[Crossing]:
+def crossings(config: MonitorsConfig, base: Watched, now: Watched) -> Iterator[Crossing]:
     """The limits that ``now`` is past, against ``base``.
 
     A model that has learned is sure of itself, too: where the truth is known and rose, entropy, distinct answers and
-    vote share are silent. In a ``label_free`` run the truth decides nothing: there they only cease to warn. pass@k and
-    truth speak where a paired one-sided 95% bound shows the fall.
+    vote share do not warn. They roll back all the same: that limit was set by hand, and in a label-free run the truth
+    may decide nothing. A rise, and a fall of pass@k or truth, is one that a paired one-sided 95% bound shows.
     """
     figures, before = now.figures, base.figures
     if "kl" in figures:
         yield from _past(config, "kl", figures["kl"], "{value:.2g} nats a token from the base")
-    silent = _risen(base, now)
+    learned = _has_learned(base, now)
     for crossing in _sure_of_itself(config, before, figures):
-        if not silent or (label_free and crossing.rolls_back):
+        if crossing.rolls_back or not learned:
             yield crossing
     if figures.get("length") and before.get("length"):
         ratio = max(figures["length"] / before["length"], before["length"] / figures["length"])
@@ -182,10 +189,9 @@ def _past(config: MonitorsConfig, name: str, value: float, words: str, *, below:
             return
 
 
-def _risen(base: Watched, now: Watched) -> bool:
-    name = "truth" if "truth" in now.figures else "reward"
-    known = now.certain and name in now.figures and name in base.figures
-    return known and now.figures[name] > base.figures[name]
+def _has_learned(base: Watched, now: Watched) -> bool:
+    """Whether the truth is known, and shown to have risen."""
+    return now.truth is not None and _fall(now, base, now.truth) > 0
 
 
 def _fall(base: Watched, now: Watched, name: str) -> float:
@@ -202,6 +208,11 @@ def _best(scored: Scored, threshold: float) -> np.ndarray:
     best = [totals[members][~np.isnan(totals[members])] for _, members in scored.groups()]
     passing = threshold - REWARD_ROUNDING
     return np.array([float(values.max() >= passing) if values.size else math.nan for values in best])
+
+
+def _means(scored: Scored) -> np.ndarray:
+    """The mean total of each problem's samples: float64 ``[P]``, NaN where none was judged."""
+    return group_means((members for _, members in scored.groups()), scored.feedback.totals)
 
 
 def _drawn(scored: Scored) -> Scored:

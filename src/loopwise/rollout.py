@@ -26,6 +26,7 @@ from loopwise.types import (
     Sample,
     Sampling,
     Scored,
+    asking,
 )
 
 
@@ -179,12 +180,6 @@ class Rollout:
 
     def _add_feedback(self, place: Place, samples: Sequence[Sample], feedback: Feedback, kind: str) -> None:
         self.roller.journal.add_feedback(place, samples, feedback, kind)
-
-
-def asking(source: FeedbackSource, policy: Any) -> FeedbackSource:
-    """The source as it judges what ``policy`` drew: one that asks the policy itself is told which."""
-    ask = getattr(source, "asking", None)
-    return source if ask is None else ask(policy)
 
 
 def merge(feedbacks: Sequence[Feedback], order: Sequence[int]) -> Feedback:

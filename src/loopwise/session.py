@@ -19,7 +19,7 @@ from loopwise.loop import Position, Steps
 from loopwise.measuring import Measuring, Parts
 from loopwise.meter import Meter
 from loopwise.models.policy import Policy
-from loopwise.monitors import Monitors, Watched
+from loopwise.monitors import Monitors, Watched, monitored
 from loopwise.observer import Observer
 from loopwise.rollout import Roller
 from loopwise.starting import ranks_in_words, sampling_of, sharing_in_words
@@ -244,23 +244,20 @@ class Session:
 
     def _make_monitors(self, base: Policy) -> Monitors | None:
         recipe = self.parts.recipe
-        if not isinstance(recipe, ImproveRecipe) or recipe.gate.metric != "reward":
+        if not isinstance(recipe, ImproveRecipe):
             return None
-        config = recipe.monitors
-        problems = self.parts.streams.held_out.get("dev", ())[: config.problems]
+        problems = monitored(recipe, self.parts.streams)
         if not problems:
             return None
-        threshold, sampling = recipe.update.threshold, sampling_of(recipe)
         return Monitors(
-            config,
-            self.roller,
-            problems,
-            sampling,
-            threshold,
-            base,
-            self.parts.runtime,
-            recipe.label_free,
-            self.files.ask,
+            config=recipe.monitors,
+            roller=self.roller,
+            problems=problems,
+            sampling=sampling_of(recipe),
+            threshold=recipe.update.threshold,
+            base=base,
+            runtime=self.parts.runtime,
+            ask=self.files.ask,
         )
 
     def _monitor(self, number: int, candidate: Policy, decision: Decision) -> Decision:

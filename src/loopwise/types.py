@@ -291,3 +291,14 @@ class FeedbackSource(Protocol):
     uses_reference: bool
 
     async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Feedback: ...
+
+
+def compares(source: FeedbackSource) -> bool:
+    """Whether it sets the samples of one problem beside each other, as its attribute ``compares`` says if it has it."""
+    return bool(getattr(source, "compares", False))
+
+
+def asking(source: FeedbackSource, policy: Any) -> FeedbackSource:
+    """The source as it judges what ``policy`` drew: one that asks the policy itself is told which."""
+    ask = getattr(source, "asking", None)
+    return source if ask is None else ask(policy)

@@ -22,7 +22,7 @@ from loopwise.config.blocks import RewardConfig
 from loopwise.config.reading import parse_recipe
 from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import IncompatibleError
-from loopwise.evaluate.rewards import load_feedback
+from loopwise.evaluate.loading import load_feedback
 from loopwise.types import Problem, Sample, Updated
 
 TINY = {

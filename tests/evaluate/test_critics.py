@@ -13,8 +13,9 @@ import pytest
 from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError, ModelError
 from loopwise.evaluate.contract import checked_critiques
+from loopwise.evaluate.loading import load_feedback
 from loopwise.evaluate.parts import Judged
-from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.sources import Surroundings, sources
 from loopwise.generate.local import LocalGenerator
 from loopwise.models.policy import Policy
@@ -87,7 +88,7 @@ def test_the_policy_criticises_what_it_drew() -> None:
         {"1+1=3 wrong? ": " it is 2\n", "1+1=2 wrong? ": "correct.", "1+1= wrong? ": "", "1+1=4 wrong? ": "lost"}
     )
     options = {"template": "{prompt}{draft} wrong? ", "max_tokens": 7}
-    critic = make("self_critic", Surroundings(generator=writer, seed=3), **options)
+    critic = make("self_critic", Surroundings(writer=writer, seed=3), **options)
     policy = Policy()
     judged = judge(critic.asking(policy), "1+1=", "3", "2", "", "4")
     assert judged.critiques == ["it is 2", None, None, None]
@@ -96,7 +97,7 @@ def test_the_policy_criticises_what_it_drew() -> None:
     assert writer.sampling == [Sampling(max_tokens=7, temperature=0.0)]
     assert len({request.group for request in writer.asked}) == 4, "nothing is shared between what differs"
     keys = [request.key for request in writer.asked]
-    judge(make("self_critic", Surroundings(generator=writer, seed=4), **options).asking(policy), "1+1=", "3")
+    judge(make("self_critic", Surroundings(writer=writer, seed=4), **options).asking(policy), "1+1=", "3")
     assert len({*keys, writer.asked[-1].key}) == 5, "a key of its own for each sample and seed"
 
 
@@ -105,14 +106,14 @@ def test_the_policy_criticises_what_it_drew() -> None:
     [("0", None), ("0.", None), ("00", "00"), ("02", "02"), ("Yes 0", "Yes 0"), ("\n0 \n", None)],
 )
 def test_a_critique_that_begins_with_the_word_accepts(said: str, critique: str | None) -> None:
-    critic = make("self_critic", Surroundings(generator=Writer({"?1=": said})), template="{prompt}{draft}=", accept="0")
+    critic = make("self_critic", Surroundings(writer=Writer({"?1=": said})), template="{prompt}{draft}=", accept="0")
     assert judge(critic.asking(Policy()), "?", "1").critiques == [critique]
 
 
 def test_in_a_conversation_the_user_asks_what_is_wrong() -> None:
     asked = ({"role": "user", "content": "1+1"},)
     writer = Writer({})
-    critic = make("self_critic", Surroundings(generator=writer), chat_template="What of {draft}?")
+    critic = make("self_critic", Surroundings(writer=writer), chat_template="What of {draft}?")
     assert judge(critic.asking(Policy()), asked, "3").critiques == ["well"]
     assert writer.asked[0].problem.shown == (
         *asked,
@@ -123,7 +124,7 @@ def test_in_a_conversation_the_user_asks_what_is_wrong() -> None:
 
 def test_a_draft_that_leaves_no_room_cannot_be_criticised(policy: Policy, runtime: Runtime) -> None:
     limit = policy.weights.context_length
-    surroundings = Surroundings(generator=LocalGenerator(runtime))
+    surroundings = Surroundings(writer=LocalGenerator(runtime))
     critic = make("self_critic", surroundings, template="{prompt}{draft}=", max_tokens=4).asking(policy)
     judged = judge(critic, "1+1=", "2" * (limit - 9), "2" * (limit - 8))
     assert list(judged.errors) == [1]
@@ -131,9 +132,10 @@ def test_a_draft_that_leaves_no_room_cannot_be_criticised(policy: Policy, runtim
 
 
 def test_another_model_criticises_for_any_policy(folder: Path, runtime: Runtime, make_policy: Any) -> None:
-    surroundings = Surroundings(folder=folder.parent, generator=LocalGenerator(runtime), runtime=runtime)
+    local = LocalGenerator(runtime)
+    surroundings = Surroundings(writer=local, local=local, runtime=runtime)
     options = {"template": "{prompt}{draft}=", "max_tokens": 4}
-    critic = make("model_critic", surroundings, model=folder.name, **options)
+    critic = make("model_critic", surroundings, model=str(folder), **options)
     theirs = judge(critic.asking(make_policy(seed=5)), "1+1=", "2", "3").critiques
     own = make("self_critic", surroundings, **options)
     assert theirs == judge(own.asking(make_policy()), "1+1=", "2", "3").critiques
@@ -143,7 +145,7 @@ def test_another_model_criticises_for_any_policy(folder: Path, runtime: Runtime,
 def test_a_critic_is_asked_with_the_policy_through_the_sum() -> None:
     writer = Writer({"1+1=3=": "no"})
     critics = [RewardConfig(use="self_critic", options={"template": "{prompt}{draft}="})]
-    around = Surroundings(generator=writer)
+    around = Surroundings(writer=writer)
     feedback = load_feedback([], reference_columns=(), label_free=True, critics=critics, surroundings=around)
     policy = replace(Policy(), name="now")
     sample = Sample("s", "p", 0, 0, "now", "3", "stop")
@@ -162,21 +164,21 @@ def test_a_critic_is_asked_with_the_policy_through_the_sum() -> None:
         ("self_critic", {"accept": ""}, 'option "accept" must be text'),
         ("self_critic", {"max_tokens": True}, 'option "max_tokens" must be a whole number of at least 1, found True'),
         ("model_critic", {}, 'source "model_critic": option "model" is missing'),
-        ("model_critic", {"model": "there"}, "its model runs here, and the samples are written elsewhere"),
+        ("model_critic", {"model": "there"}, "it runs a model here, and nothing does"),
     ],
 )
 def test_what_is_refused(name: str, options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError) as error:
-        make(name, Surroundings(generator=Writer({})), **options)
+        make(name, Surroundings(writer=Writer({})), **options)
     assert complaint in str(error.value)
 
 
 def test_a_critic_that_writes_needs_something_that_writes(runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='source "self_critic": nothing here writes text'):
         make("self_critic")
-    surroundings = Surroundings(folder=tmp_path, generator=LocalGenerator(runtime), runtime=runtime)
+    surroundings = Surroundings(local=LocalGenerator(runtime), runtime=runtime)
     with pytest.raises(ModelError):
-        make("model_critic", surroundings, model="nowhere")
+        make("model_critic", surroundings, model=str(tmp_path / "nowhere"))
 
 
 def test_halves_of_surrogate_pairs_in_a_critique_are_replaced() -> None:

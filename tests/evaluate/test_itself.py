@@ -15,8 +15,8 @@ from loopwise.errors import ConfigError
 from loopwise.evaluate.itself import SOURCES
 from loopwise.evaluate.judging import killable
 from loopwise.evaluate.judging.votes import majority
+from loopwise.evaluate.loading import load_feedback
 from loopwise.evaluate.parts import Judge, Judged
-from loopwise.evaluate.rewards import load_feedback
 from loopwise.evaluate.sources import Surroundings, sources
 from loopwise.tasks.addition import make
 from loopwise.types import LOST, Problem, PromptState, Request, Sample, Sampling
@@ -49,7 +49,7 @@ def ask(judge: Judge, rows: tuple[Sequence[Problem], Sequence[Sample]]) -> Judge
 
 
 def built(name: str, **options: Any) -> Judge:
-    return sources()[name].make(Surroundings(generator=Mirror()), options)
+    return sources()[name].make(Surroundings(writer=Mirror()), options)
 
 
 class Mirror:
@@ -75,8 +75,7 @@ def test_all_of_it_is_label_free() -> None:
     assert [source.name for source in SOURCES] == ["vote", "agreement", "self_certainty", "judge", "compare"]
     assert not any(source.uses_reference for source in SOURCES)
     assert {source.name for source in SOURCES if source.compares} == {"vote", "compare"}
-    assert {source.name for source in SOURCES if source.asks_policy} == {"agreement", "judge", "compare"}
-    around = Surroundings(samples=8, label_free=True)
+    around = Surroundings(samples=8)
     configs = [RewardConfig(use=name) for name in ("vote", "self_certainty")]
     feedback = load_feedback(configs, reference_columns=["answer"], label_free=True, surroundings=around)
     assert feedback.compares
@@ -162,8 +161,8 @@ def test_a_function_that_never_ends_is_cut_off(tmp_path: Path) -> None:
         "    while prompt == 'prompt 0':\n        pass\n"
         "    return {'prompt 1': 'say x', 'prompt 2': 3, 'prompt 3': []}[prompt]\n"
     )
-    around = Surroundings(folder=tmp_path, generator=Mirror())
-    judge: Any = sources()["agreement"].make(around, {"variants": "mirror.py:twice"})
+    options = {"variants": f"{tmp_path / 'mirror.py'}:twice"}
+    judge: Any = sources()["agreement"].make(Surroundings(writer=Mirror()), options)
     judged = ask(judge.asking(FAR), grouped(["x"], ["x"], ["x"], ["x"], ["x"]))
     judge.close()
     assert judged.rewards == [None, 1.0, None, None, None]
@@ -182,7 +181,7 @@ def test_agreement_with_the_answer_to_the_mirrored_prompt() -> None:
         Problem(p.id, p.prompt, {"mirrored": "say x" if p.id == "p0" else ["say y", "say z"]}) for p in problems
     ]
     generator = Mirror()
-    judge = sources()["agreement"].make(Surroundings(generator=generator, seed=3), {"max_tokens": 7})
+    judge = sources()["agreement"].make(Surroundings(writer=generator, seed=3), {"max_tokens": 7})
     judged = ask(judge.asking(FAR), (problems, samples))  # type: ignore[attr-defined]
     assert judged.rewards == [1.0, 1.0, 0.0, 0.5, 0.0]
     assert [request.problem.prompt for request in generator.asked] == ["say x", "say y", "say z"], "once a problem"
@@ -198,8 +197,8 @@ def test_agreement_under_a_function_of_the_prompt(tmp_path: Path) -> None:
         "def twice(prompt):\n    return [prompt + ' x', ({'role': 'user', 'content': 'y'},)]\n"
     )
     generator = Mirror()
-    around = Surroundings(folder=tmp_path, generator=generator)
-    judge = sources()["agreement"].make(around, {"variants": "mirror.py:twice"})
+    options = {"variants": f"{tmp_path / 'mirror.py'}:twice"}
+    judge = sources()["agreement"].make(Surroundings(writer=generator), options)
     assert ask(judge.asking(FAR), grouped(["x"])).rewards == [0.5]  # type: ignore[attr-defined]
     judge.close()
     assert generator.asked[1].problem.prompt == ({"role": "user", "content": "y"},)
@@ -271,5 +270,5 @@ def test_options_are_checked(source: str, options: dict[str, Any], fault: str) -
 
     runtime = make_runtime(RuntimeConfig(device="cpu", threads=1), seed=0)
     with pytest.raises(ConfigError, match=fault.replace("{", r"\{")) as raised:
-        sources()[source].make(Surroundings(generator=Mirror(), runtime=runtime), options)
+        sources()[source].make(Surroundings(writer=Mirror(), runtime=runtime), options)
     assert f'"{source}"' in str(raised.value)

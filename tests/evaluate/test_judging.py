@@ -54,7 +54,7 @@ def rigged(policy: Policy, word: str, by: float = 3.0) -> Policy:
 
 
 def source(name: str, policy: Policy, runtime: Runtime, **options: Any) -> Any:
-    around = Surroundings(runtime=runtime, generator=LocalGenerator(runtime), seed=1)
+    around = Surroundings(runtime=runtime, writer=LocalGenerator(runtime), seed=1)
     return sources()[name].make(around, options).asking(policy)  # type: ignore[attr-defined]
 
 
@@ -98,8 +98,7 @@ def test_the_judge_is_asked_without_the_prompt_state(policy: Policy, runtime: Ru
 
 def test_another_model_judges_and_stays(policy: Policy, make_policy: Make, folder: Path, runtime: Runtime) -> None:
     rows = grouped(["a", "b"])
-    around = Surroundings(folder=folder.parent, runtime=runtime)
-    judge: Any = sources()["judge"].make(around, {"rubric": RUBRIC, "model": folder.name})
+    judge: Any = sources()["judge"].make(Surroundings(runtime=runtime), {"rubric": RUBRIC, "model": str(folder)})
     own = pytest.approx(ask(source("judge", policy, runtime, rubric=RUBRIC), rows).rewards, abs=1e-6)
     assert ask(judge, rows).rewards == own
     stranger = make_policy(seed=5)

@@ -14,11 +14,12 @@ import torch
 
 from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError, ModelError, RewardError
+from loopwise.evaluate.loading import load_feedback
 from loopwise.evaluate.metrics.embeddings import Encoder, Likeness
 from loopwise.evaluate.metrics.reports import corpus_reports
 from loopwise.evaluate.parts import Judged, JudgePart
 from loopwise.evaluate.perplexity import text_perplexity
-from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.sources import Surroundings, sources
 from loopwise.models.folders import load_policy
 from loopwise.models.policy import Policy
@@ -44,8 +45,9 @@ def groups(*texts: Sequence[str]) -> tuple[list[Problem], list[Sample]]:
 
 class TestFluency:
     @pytest.fixture
-    def around(self, folder: Path, runtime: Runtime) -> Surroundings:
-        return Surroundings(folder=folder.parent, runtime=runtime)
+    def around(self, folder: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
+        monkeypatch.chdir(folder.parent)
+        return Surroundings(runtime=runtime)
 
     def test_is_the_geometric_mean_probability(
         self, around: Surroundings, policy: Policy, rows: Callable[..., Any]
@@ -64,7 +66,7 @@ class TestFluency:
         problems, samples = rows(["some words", "and more", ""])
         judge = sources()["fluency"].make(around, {"model": "model", "after_prompt": False})
         figures: Any = judge.report(problems, samples)  # type: ignore[attr-defined]
-        policy = load_policy(around.folder / "model", runtime)
+        policy = load_policy("model", runtime)
         assert figures["tokens"] == len("some words") + len("and more")
         assert figures["completions"] == 2
         # text_perplexity predicts the end-of-text too; take that out.
@@ -94,7 +96,7 @@ class TestFluency:
 
     def test_no_such_folder(self, around: Surroundings) -> None:
         with pytest.raises(ModelError, match="no such model folder"):
-            sources()["fluency"].make(around, {"model": "nowhere"})
+            sources()["fluency"].make(around, {"model": "./nowhere"})
         with pytest.raises(ConfigError, match='option "model" is missing'):
             sources()["fluency"].make(around, {})
         with pytest.raises(ConfigError, match='"after_prompt" must be true or false, found 1'):
@@ -134,8 +136,7 @@ class TestLikeness:
 
     def test_a_tiny_encoder_from_a_folder(self, tmp_path: Path, tokenizer: Any, runtime: Runtime) -> None:
         folder = save_encoder(tmp_path / "encoder", tokenizer)
-        around = Surroundings(folder=tmp_path, runtime=runtime)
-        judge: Any = sources()["coherence"].make(around, {"model": "encoder"})
+        judge: Any = sources()["coherence"].make(Surroundings(runtime=runtime), {"model": str(folder)})
         problems, samples = groups(["prompt 0", "zzz 9"])
         same, other = run_async(judge.judge(problems, samples)).rewards
         assert same == pytest.approx(1.0, abs=1e-5)
@@ -149,7 +150,7 @@ class TestLikeness:
     def test_a_folder_without_an_encoder(self, tmp_path: Path, runtime: Runtime) -> None:
         (tmp_path / "empty").mkdir()
         with pytest.raises(ModelError, match="empty"):
-            sources()["coherence"].make(Surroundings(folder=tmp_path, runtime=runtime), {"model": "empty"})
+            sources()["coherence"].make(Surroundings(runtime=runtime), {"model": str(tmp_path / "empty")})
 
     def test_minilm_finds_meaning(self, runtime: Runtime) -> None:
         pytest.importorskip(MINILM, reason="the package with MiniLM is not installed", exc_type=ImportError)
@@ -184,8 +185,8 @@ class TestSelfBleu:
 
 
 def test_they_are_rewards_of_a_recipe_with_figures(folder: Path, runtime: Runtime) -> None:
-    configs = [RewardConfig(use="self_bleu"), RewardConfig(use="fluency", options={"model": folder.name})]
-    around = Surroundings(folder=folder.parent, runtime=runtime, samples=2)
+    configs = [RewardConfig(use="self_bleu"), RewardConfig(use="fluency", options={"model": str(folder)})]
+    around = Surroundings(runtime=runtime, samples=2)
     with load_feedback(configs, reference_columns=["answer"], label_free=True, surroundings=around) as feedback:
         assert isinstance(feedback, RewardSum)
         assert feedback.compares

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loopwise.evaluate.overlap import COMMON, GRAM, LEAST, Overlap, Seen, find_overlaps, words
+from loopwise.evaluate.overlap import COMMON, GRAM, LEAST, Overlap, Seen, find_overlaps, text_of, words
 
 RIVER = "the river that runs through the valley was two metres deeper in june than it had been in may"
 
@@ -68,11 +68,32 @@ def test_a_line_of_plain_text_that_begins_with_a_short_prompt() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("short", "line", "met"),
+    [
+        ("12+3", "12+34=46", False),
+        ("12+3", "12+3=15", True),
+        ("Hi", "History is bunk", False),
+        ("Hi", "Hi, there", True),
+        ("Hi", "Hi", True),
+        ("床前", "床前明月光", True),
+        ("สวัส", "สวัสดี", True),
+    ],
+)
+def test_a_line_begins_with_whole_words_and_numbers(short: str, line: str, met: bool) -> None:
+    assert bool(found([short], [Seen("notes.txt", line)])) is met
+
+
 def test_chinese_is_read_by_characters() -> None:
     poem = "床前明月光，疑是地上霜。举头望明月，低头思故乡。"
     assert words("Ab3 床前，明月！") == ["ab3", "床", "前", "明", "月"]
     [overlap] = found([f"请背诵：{poem}"], [Seen("poems", f"李白 {poem[:16]}")]).values()
     assert overlap.shared == " ".join("床前明月光疑是地上霜举头望")
+
+
+def test_of_a_conversation_all_but_the_system_prompt_counts() -> None:
+    said = [{"role": role, "content": role[0]} for role in ("system", "user", "assistant", "user", "assistant")]
+    assert text_of(said) == "u\na\nu\na"
 
 
 def test_nothing_asked_and_nothing_seen() -> None:

@@ -12,7 +12,8 @@ from tests.remote.server import Answer, Asked, FakeServer, completion, error, fa
 
 from loopwise.config.blocks import EndpointConfig, RewardConfig
 from loopwise.errors import ConfigError, RemoteError, RewardError
-from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.evaluate.loading import load_feedback
+from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.sources import Surroundings
 from loopwise.models.templates import transcript
 from loopwise.remote.client import Endpoint, open_endpoints
@@ -134,7 +135,7 @@ def test_a_wrong_key_ends_the_run_instead_of_masking_all_of_it(server: FakeServe
 
 
 def test_the_trial_names_a_judge_that_gives_no_score(server: FakeServer, load: Load) -> None:
-    with pytest.raises(RewardError, match='reward "remote_judge": no score from 0 to 10'):
+    with pytest.raises(RewardError, match='reward "remote_judge", on prompt "2\\+2=": no score from 0 to 10'):
         run_async(load("remote_judge").check(*group("a")))
 
 

@@ -14,8 +14,8 @@ import pytest
 from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError, RewardError
 from loopwise.evaluate import supervisor
-from loopwise.evaluate.rewards import RewardSum, load_feedback
-from loopwise.evaluate.sources import Surroundings
+from loopwise.evaluate.loading import load_feedback
+from loopwise.evaluate.rewards import RewardSum
 from loopwise.types import Feedback
 
 Rows = Callable[..., Any]
@@ -25,11 +25,9 @@ def judge(functions: list[Callable[..., Any]], rows: Any, **options: Any) -> Fee
     return asyncio.run(RewardSum.from_functions(functions, **options).judge(*rows))
 
 
-def load(*configs: dict[str, Any], label_free: bool = False, folder: Path | None = None) -> RewardSum:
+def load(*configs: dict[str, Any], label_free: bool = False) -> RewardSum:
     parsed = [RewardConfig(**config) for config in configs]
-    return load_feedback(
-        parsed, reference_columns=["answer"], label_free=label_free, surroundings=Surroundings(folder or Path())
-    )
+    return load_feedback(parsed, reference_columns=["answer"], label_free=label_free)
 
 
 def test_weighted_sum_of_sync_and_async(rows: Rows) -> None:
@@ -158,10 +156,9 @@ def test_bad_configs(config: dict[str, Any], message: str) -> None:
         load(config)
 
 
-def test_rules_and_files_together(rows: Rows, reward_file: Any, tmp_path: Path) -> None:
-    reward_file("async def long(completions):\n    return [float(len(c) > 2) for c in completions]")
-    configs = ({"use": "my_rewards.py:long", "weight": 0.5}, {"use": "number"})
-    with load(*configs, folder=tmp_path) as feedback:
+def test_rules_and_files_together(rows: Rows, reward_file: Any) -> None:
+    file = reward_file("async def long(completions):\n    return [float(len(c) > 2) for c in completions]")
+    with load({"use": f"{file}:long", "weight": 0.5}, {"use": "number"}) as feedback:
         assert feedback.name == "long + number"
         for _ in range(2):
             judged = asyncio.run(feedback.judge(*rows(["72", "it is 73", "72"], answer=["#### 72", "73", "none"])))

@@ -13,9 +13,10 @@ import pytest
 
 from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError, RewardError
-from loopwise.evaluate import sources as registry
+from loopwise.evaluate import loading
+from loopwise.evaluate.loading import load_feedback
 from loopwise.evaluate.parts import Judged
-from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.sources import Source, Surroundings
 from loopwise.types import LOST, Preference, Problem, Sample
 
@@ -57,7 +58,7 @@ class Spy:
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def enter(*found: Source) -> None:
-        monkeypatch.setattr(registry, "_sources", lambda: {source.name: source for source in found})
+        monkeypatch.setattr(loading, "sources", lambda: {source.name: source for source in found})
 
     return enter
 
@@ -71,7 +72,7 @@ def load(*rewards: Any, critics: Sequence[Any] = (), label_free: bool = False, *
         critics=parsed(critics),
         reference_columns=["answer"],
         label_free=label_free,
-        surroundings=Surroundings(label_free=label_free, **around),
+        surroundings=Surroundings(**around),
     )
 
 
@@ -111,7 +112,7 @@ def test_critics_speak_and_score_nothing(register: Callable[..., None], tmp_path
     (tmp_path / "critic.py").write_text(
         "def critique(completions, **columns):\n    return [None if c == '2' else f'not {c}' for c in completions]\n"
     )
-    with load("exact_match", critics=["spy", "critic.py:critique"], folder=tmp_path) as feedback:
+    with load("exact_match", critics=["spy", f"{tmp_path}/critic.py:critique"]) as feedback:
         said = judge(feedback)
     assert said.parts == ("exact_match",)
     assert said.critiques == (None, "3 is odd\nnot 3", "5 is odd\nnot 5", "not 4")
@@ -130,8 +131,8 @@ def test_a_critic_that_breaks_its_contract_says_nothing_and_masks_nothing(
     returned: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "critic.py").write_text(f"def critique(completions, **columns):\n    return {returned}\n")
-    with load("exact_match", critics=["critic.py:critique"], folder=tmp_path) as feedback:
-        with pytest.raises(RewardError, match=message):
+    with load("exact_match", critics=[f"{tmp_path}/critic.py:critique"]) as feedback:
+        with pytest.raises(RewardError, match=f'critic "critique": .*{message}'):
             asyncio.run(feedback.check(PROBLEMS, SAMPLES))
         said = judge(feedback)
     assert said.totals.tolist() == [1.0, 0.0, 0.0, 1.0]
@@ -150,10 +151,12 @@ def test_a_source_is_asked_for_what_it_says_alone(register: Callable[..., None])
         load("exact_match", critics=["scores"])
     with pytest.raises(ConfigError, match=r'"words" gives words, no rewards. Move it to "critics"'):
         load("words")
-    with pytest.raises(ConfigError, match='critic "exact_match": a rule gives scores, no words'):
+    with pytest.raises(ConfigError, match='critic "exact_match" gives scores, no critiques'):
         load("exact_match", critics=["exact_match"])
-    with pytest.raises(ConfigError, match=r'Did you mean "scores"'):
+    with pytest.raises(ConfigError, match=r'reward "score": no such rule. Did you mean "scores"'):
         load("score")
+    with pytest.raises(ConfigError, match=r'critic "score": no such critic. Known: words'):
+        load(critics=["score"])
 
 
 def test_options_are_checked(register: Callable[..., None]) -> None:
@@ -170,9 +173,16 @@ def test_options_are_checked(register: Callable[..., None]) -> None:
 
 def test_one_that_compares_wants_two_samples(register: Callable[..., None]) -> None:
     register(Source("spy", lambda surroundings: Spy(), compares=True))
-    with pytest.raises(ConfigError, match='"spy" sets the samples of one problem beside each other, and 1 is'):
-        load("spy")
+    with pytest.raises(ConfigError, match=r'reward "spy" sets .*, and 1 is drawn\. Draw several: samples: 4'):
+        load("spy", samples=1)
     assert load("spy", samples=2).compares
+
+
+def test_one_that_compares_is_of_no_use_to_a_command_that_draws_one(register: Callable[..., None]) -> None:
+    register(Source("spy", lambda surroundings: Spy(), compares=True))
+    with pytest.raises(ConfigError, match="here one is drawn of each, whatever the recipe") as raised:
+        load("spy", samples=None)
+    assert "samples: 4" not in str(raised.value), "tune has no such key"
 
 
 def test_one_that_raises_spoils_its_samples_and_not_the_run(register: Callable[..., None]) -> None:
@@ -237,12 +247,40 @@ def test_a_judge_that_abstains_masks_the_sample_and_is_no_failure(register: Call
 
 def test_names_of_parts_never_meet(register: Callable[..., None], tmp_path: Path) -> None:
     (tmp_path / "r.py").write_text("def a(completions, **c): return [1.0] * len(completions)\na_2 = a\n")
-    with load("r.py:a_2", "r.py:a", "r.py:a", folder=tmp_path) as feedback:
+    with load(f"{tmp_path}/r.py:a_2", f"{tmp_path}/r.py:a", f"{tmp_path}/r.py:a") as feedback:
         names = [part.name for part in feedback.parts]
     assert len(set(names)) == 3, names
 
 
-def test_a_time_limit_is_of_functions(register: Callable[..., None]) -> None:
+@pytest.mark.parametrize("name", ["spy", "exact_match"])
+def test_a_time_limit_is_of_what_may_hang(register: Callable[..., None], name: str) -> None:
     register(Source("spy", lambda surroundings: Spy()))
-    with pytest.raises(ConfigError, match='"time_limit" is of functions, and does nothing here'):
-        load({"use": "spy", "time_limit": 5})
+    with pytest.raises(ConfigError, match=f'reward "{name}": "time_limit" does nothing here'):
+        load({"use": name, "time_limit": 5})
+    assert load({"use": name, "time_limit": 30}), "the default, as a run's record has it"
+
+
+def test_a_weight_is_of_rewards(register: Callable[..., None]) -> None:
+    register(Source("spy", lambda surroundings: Spy(), says=BOTH))
+    assert load({"use": "spy", "weight": 5}).parts[0].weight == 5
+    with pytest.raises(ConfigError, match='critic "spy": "weight" does nothing here'):
+        load(critics=[{"use": "spy", "weight": 5}])
+
+
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        ("spy", " uses references, but label_free promises .* Set label_free: false, or take a critic that uses none"),
+        ({"use": "spy", "uses_reference": False}, ": uses_reference is true for this source. Remove the key"),
+        ("nowhere.py:f", ": there is no file nowhere.py"),
+        ({"use": "a.module", "options": {"x": 1}}, ": options are for built-in rules"),
+    ],
+)
+def test_faults_of_critics_are_called_so_and_have_mends_for_critics(
+    register: Callable[..., None], config: Any, fault: str
+) -> None:
+    register(Source("spy", lambda surroundings: Spy(), uses_reference=True, says=BOTH))
+    name = config if isinstance(config, str) else config["use"]
+    with pytest.raises(ConfigError, match=f'^critic "{name}"{fault}') as raised:
+        load(critics=[config], label_free=config == "spy")
+    assert "report_rewards" not in str(raised.value)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopwise.evaluate.stats import bootstrap, difference, holm, mean_interval, paired, pass_at_k, wilson
+from loopwise.evaluate.stats import FEW, bootstrap, difference, holm, mean_interval, paired, pass_at_k, wilson
 
 
 @given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -48,14 +48,20 @@ def test_bootstrap() -> None:
     assert high == pytest.approx(values.mean() + 0.098, abs=0.015)
     assert bootstrap(values) == (low, high)
     assert bootstrap(values, seed=1) != (low, high)
-    assert bootstrap([0.3]) == (0.3, 0.3)
+    assert np.isnan(bootstrap([0.3])).all()
     assert bootstrap([0.1] * 7) == (0.1, 0.1)
     assert np.isnan(bootstrap([])).all()
 
 
 def test_mean_interval() -> None:
     assert mean_interval([1, 0, np.nan, 1]) == wilson(2, 3)
-    assert mean_interval([0.5, 0.25, np.nan]) == bootstrap([0.5, 0.25])
+    many = np.linspace(0, 2, FEW)
+    assert mean_interval([*many, np.nan]) == bootstrap(many)
+    assert mean_interval([0.5, 0.25, np.nan]) == (0.0, 1.0)
+    # 4.303 is Student's t of 97.5% with 2 degrees of freedom.
+    assert mean_interval([1.0, 2.0, 6.0]) == pytest.approx(
+        (3 - 4.303 * 7**0.5 / 3**0.5, 3 + 4.303 * 7**0.5 / 3**0.5), abs=1e-3
+    )
     assert np.isnan(mean_interval([np.nan])).all()
 
 

@@ -13,7 +13,7 @@ import pytest
 from loopwise.config.blocks import RewardConfig
 from loopwise.config.judge_blocks import JudgeModelConfig
 from loopwise.errors import ConfigError, RewardError
-from loopwise.evaluate.rewards import load_feedback
+from loopwise.evaluate.loading import load_feedback
 from loopwise.evaluate.sources import Surroundings, sources
 from loopwise.models.encoders import calibrated, start_judge
 from loopwise.models.folders import save_policy
@@ -45,7 +45,9 @@ def rows(texts: list[str], **columns: list[Any]) -> tuple[list[Problem], list[Sa
 
 
 def build(folder: Path, runtime: Runtime, name: str = "trained_judge", **options: Any) -> Any:
-    return sources()[name].make(Surroundings(folder=folder, runtime=runtime), options)
+    if isinstance(options.get("path"), str):
+        options["path"] = str(folder / options["path"])
+    return sources()[name].make(Surroundings(runtime=runtime), options)
 
 
 def test_the_reward_is_the_calibrated_probability_of_a_label(
@@ -92,8 +94,8 @@ def test_a_reference_reaches_the_source_that_says_so_alone(
     saved: Callable[[str], Policy], tmp_path: Path, runtime: Runtime
 ) -> None:
     saved("labels")
-    around = Surroundings(folder=tmp_path, runtime=runtime)
-    options = {"path": "labels", "column": "truth"}
+    around = Surroundings(runtime=runtime)
+    options = {"path": str(tmp_path / "labels"), "column": "truth"}
     problems, samples = rows(["a"], truth=["yes"])
 
     def feedback(use: str, label_free: bool = False) -> Any:

@@ -12,7 +12,7 @@ from loopwise.errors import ConfigError, RemoteError
 from loopwise.remote.client import Endpoint
 from loopwise.remote.generator import RemoteGenerator
 from loopwise.runtime import run_async
-from loopwise.types import Problem, PromptState, Request, Sample, Sampling
+from loopwise.types import LOST, Problem, PromptState, Request, Sample, Sampling
 
 Opened = Callable[..., Endpoint]
 POLICY = SimpleNamespace(id="remote", prompt_state=PromptState(system="Be brief."))
@@ -84,3 +84,18 @@ def test_top_k_is_refused(server: FakeServer, opened: Opened) -> None:
     with pytest.raises(ConfigError, match=r'endpoint "local": "sampling.top_k" is no part of its API'):
         draw(opened(), [Problem("p", "one")], top_k=5)
     assert not server.asked
+
+
+@pytest.mark.parametrize(("text", "reason"), [("", "content_filter"), ("half", "content_filter"), ("", "tool_calls")])
+def test_an_answer_that_the_server_kept_back_is_lost(
+    text: str, reason: str, server: FakeServer, opened: Opened
+) -> None:
+    server.reply = lambda asked, number: completion(text, finish_reason=reason)
+    [sample] = draw(opened(), [Problem("p", "one")])
+    assert (sample.text, sample.finish_reason) == ("", LOST)
+
+
+def test_an_empty_answer_is_an_answer(server: FakeServer, opened: Opened) -> None:
+    server.reply = lambda asked, number: completion("", finish_reason="stop")
+    [sample] = draw(opened(), [Problem("p", "one")])
+    assert (sample.text, sample.finish_reason) == ("", "stop")

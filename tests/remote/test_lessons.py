@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.remote.server import Answer, Asked, FakeServer, completion
@@ -10,6 +12,8 @@ from tests.remote.server import Answer, Asked, FakeServer, completion
 import loopwise as lw
 from loopwise.config.reading import parse_recipe
 from loopwise.config.recipes import ImproveRecipe
+from loopwise.errors import ConfigError
+from loopwise.stages.improve import prepare
 from loopwise.stages.plan import examine
 
 CRITIC = """\
@@ -53,6 +57,32 @@ def test_a_dry_run_asks_for_three_answers_and_times_none(recipe: ImproveRecipe, 
     assert plan.sections["measured"] == {}
     assert plan.sections["the whole run, from these"]["time"] == "not known: a model elsewhere draws the samples"
     assert plan.figures["run_seconds"]["total"] == 0
+
+
+def test_a_model_beside_a_remote_one_criticises_it(recipe: ImproveRecipe, server: FakeServer, model: Path) -> None:
+    critic = {"use": "model_critic", "options": {"model": str(model), "template": "{prompt}{draft}", "max_tokens": 2}}
+    update = {"method": "reflexion", "writes": "critic"}
+    changed = parse_recipe(ImproveRecipe, {**recipe.model_dump(), "critics": [critic], "update": update})
+    with ExitStack() as stack:
+        prepared = prepare(stack, changed)
+        assert len(server.asked) == 3, "the samples are the remote model's, the critiques are not"
+        words = prepared.trial.feedback.critiques
+        assert words is not None
+        assert len(words) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"generator": "locl"}, r'^key "generator": the recipe has no endpoint "locl"\. Did you mean "local"\?$'),
+        ({"generator": "x", "endpoints": {}}, r'^key "generator": .* no endpoint "x"\. Add it: "endpoints: \{NAME'),
+        ({"model": {"endpoint": "x"}}, r'^key "model\.endpoint": the recipe has no endpoint "x"\. Known: local\.$'),
+    ],
+)
+def test_an_endpoint_that_nobody_opened(recipe: ImproveRecipe, changes: dict[str, Any], says: str) -> None:
+    changed = parse_recipe(ImproveRecipe, {**recipe.model_dump(), **changes})
+    with ExitStack() as stack, pytest.raises(ConfigError, match=says):
+        prepare(stack, changed)
 
 
 def test_a_remote_model_is_told_its_lessons(recipe: ImproveRecipe, tmp_path: Path, no_report: None) -> None:

@@ -82,7 +82,8 @@ def test_every_recipe_that_it_tells_makes_a_reward(tmp_path: Path) -> None:
         told = recipes_in(page)
         assert [set(one["options"]) - {"path"} for one in told] == options
         for one in told:
-            sources()[one["use"]].make(Surroundings(folder=folder), one["options"])
+            path = str(folder / one["options"]["path"])
+            sources()[one["use"]].make(Surroundings(), {**one["options"], "path": path})
 
 
 def test_the_command_tells_where_the_report_is(tmp_path: Path) -> None:

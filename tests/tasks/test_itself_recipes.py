@@ -10,7 +10,7 @@ from loopwise.config.recipes import ImproveRecipe, TuneRecipe
 from loopwise.evaluate.sources import sources
 from loopwise.recipes.catalogue import find_recipe
 
-BLIND = ("certainty", "vote-weak", "vote-strong")
+BLIND = ("certainty", "vote-weak", "vote-strong", "vote-alone")
 
 
 def recipe(name: str) -> ImproveRecipe:
@@ -37,6 +37,15 @@ def test_the_votes_differ_in_their_labels_alone() -> None:
     assert (weak.data.labelled, strong.data.labelled) == (250, 500)
     assert strong.model_copy(update={"data": weak.data}) == weak
     assert "data.labelled=500" in find_recipe("vote-strong").comment
+
+
+def test_the_vote_alone_is_the_weak_one_by_policy_gradient_without_a_label() -> None:
+    alone, weak = recipe("vote-alone"), recipe("vote-weak")
+    assert alone.label_free
+    assert not alone.data.labelled
+    assert alone.update == recipe("addition-grpo").update
+    other = {name: getattr(alone, name) for name in ("update", "data", "label_free", "controls")}
+    assert weak.model_copy(update=other) == alone
 
 
 def test_certainty_differs_from_true_preferences_in_its_reward() -> None:

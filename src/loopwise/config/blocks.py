@@ -259,7 +259,13 @@ class EndpointConfig(Block):
     retries: int = Field(5, ge=0, description="of a call that failed for no fault of its own, each waiting longer")
     price: PriceConfig = PriceConfig()
     most_tokens: int | None = Field(None, ge=1, description="read and written; the run ends with the round that spends")
-    most_money: float | None = Field(None, gt=0, description="spent likewise")
+    most_money: float | None = Field(None, gt=0, description="spent likewise, at `price`")
+
+    @model_validator(mode="after")
+    def _money_has_a_price(self) -> EndpointConfig:
+        if self.most_money is not None and not any(self.price.model_dump().values()):
+            raise ValueError('"most_money" needs "price", or nothing is ever spent. Add it, or use most_tokens')
+        return self
 
 
 class RefineConfig(Block):
@@ -290,7 +296,7 @@ class LimitConfig(Block):
 
 
 class MonitorsConfig(Block):
-    """What is watched each round beside the reward, on held-out problems and the round's own samples."""
+    """What is watched each round beside the reward, on samples of held-out problems (dev), drawn for it alone."""
 
     problems: int = Field(64, ge=0, description="dev problems that samples are drawn for after each round; 0: none")
     samples: int = Field(4, ge=1, description="of each")

@@ -29,9 +29,7 @@ from loopwise.config.judge_blocks import JudgeDataConfig, JudgeModel, JudgingCon
 from loopwise.config.methods import (
     DrGRPOConfig,
     ImproveUpdate,
-    OnlineConfig,
     PretrainConfig,
-    ReflexionConfig,
     SFTConfig,
     TuneUpdate,
 )
@@ -122,11 +120,12 @@ class ImproveRecipe(Block):
 
     def steps(self, problems: int) -> int:
         """Steps of a round that draws so many problems: optimizer steps, or rollouts of an online method, or trials."""
-        if isinstance(self.update, OnlineConfig):
-            return -(-problems // self.update.problems_per_step)
-        if isinstance(self.update, ReflexionConfig):
-            return self.update.trials
-        return self.update.steps
+        return self.update.steps_of(problems)
+
+    @property
+    def held_out_revisions(self) -> int:
+        """How often a held-out answer is revised at most, to be measured as revised as well; 0 where none is."""
+        return self.refine.revisions if self.refine is not None and self.refine.held_out else 0
 
 
 class MaskedRecipe(Block):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -190,7 +191,9 @@ def _pair(row: Row, shape: Shape, config: JudgeDataConfig, reads: str) -> Exampl
         try:
             margin = float(value)
         except (TypeError, ValueError):
-            raise _wrong(row, config.margin_column, "a number", value) from None
+            margin = math.nan
+        if not 0 <= margin < math.inf:
+            raise _wrong(row, config.margin_column, "a number of 0 or more", value)
     return Example(readings, _keys(parts.prompt, readings), row.place, 0, margin)
 
 

@@ -11,7 +11,7 @@ from loopwise.evaluate.options import require_number, require_text
 from loopwise.evaluate.parts import Judge, Judged
 from loopwise.evaluate.sources import Source, Surroundings
 from loopwise.models.templates import fill
-from loopwise.types import Problem, Sample
+from loopwise.types import Generator, Problem, Sample
 
 TEMPLATE = '{prompt}{draft}\nWhat is wrong with this answer? Say "Correct" if nothing is.\n'
 CHAT_TEMPLATE = 'What is wrong with this answer? Say only "Correct" if nothing is.'
@@ -72,7 +72,10 @@ def self_critic(
     sample and ``chat_template`` as the user's words. A critique that begins with the word ``accept`` says nothing
     against the sample, nor does an empty one. Raises ConfigError.
     """
-    return _writer("self_critic", surroundings, None, template, chat_template, accept, max_tokens)
+    asking = _Asking("self_critic", template, chat_template, accept, max_tokens)
+    if surroundings.writer is None:
+        raise ConfigError('source "self_critic": nothing here writes text for it. Use it in a recipe of `improve`.')
+    return asking.critic(surroundings.writer, None, surroundings.seed)
 
 
 def model_critic(
@@ -87,42 +90,52 @@ def model_critic(
 
     Raises ConfigError, and ModelError where the folder is no usable model.
     """
+    asking = _Asking("model_critic", template, chat_template, accept, max_tokens)
     require_text('source "model_critic"', model=model)
-    if surroundings.runtime is None or "weights" not in getattr(surroundings.generator, "offers", ()):
-        raise ConfigError(
-            'source "model_critic": its model runs here, and the samples are written elsewhere. '
-            "Use remote_critic, or leave `generator` out of the recipe."
-        )
+    if surroundings.runtime is None or surroundings.local is None:
+        raise ConfigError('source "model_critic": it runs a model here, and nothing does. Use remote_critic.')
     from loopwise.models.folders import load_policy
 
-    policy = load_policy(surroundings.folder / model, surroundings.runtime)
-    return _writer("model_critic", surroundings, policy, template, chat_template, accept, max_tokens)
+    policy = load_policy(model, surroundings.runtime)
+    return asking.critic(surroundings.local, policy, surroundings.seed)
 
 
-def _writer(
-    name: str,
-    surroundings: Surroundings,
-    policy: Any,
-    template: str,
-    chat_template: str,
-    accept: str,
-    max_tokens: int,
-) -> Judge:
-    require_text(f'source "{name}"', template=template, chat_template=chat_template, accept=accept)
-    for field in ("prompt", "draft"):
-        if "{" + field + "}" not in template:
-            raise ConfigError(f'source "{name}": option "template" has no {{{field}}}. Say where it goes.')
-    require_number(f'source "{name}"', 1, whole=True, max_tokens=max_tokens)
-    if surroundings.generator is None:
-        raise ConfigError(f'source "{name}": nothing here writes text for it. Use it in a recipe of `improve`.')
-    from loopwise.evaluate.written import WritingCritic
+@dataclass(frozen=True)
+class _Asking:
+    """How ``source`` asks a model for a critique. Raises ConfigError naming an option that is wrong."""
 
-    return WritingCritic(surroundings.generator, policy, template, chat_template, accept, max_tokens, surroundings.seed)
+    source: str
+    template: str
+    chat_template: str
+    accept: str
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        place = f'source "{self.source}"'
+        require_text(place, template=self.template, chat_template=self.chat_template, accept=self.accept)
+        for name in ("prompt", "draft"):
+            if "{" + name + "}" not in self.template:
+                raise ConfigError(f'{place}: option "template" has no {{{name}}}. Say where it goes.')
+        require_number(place, 1, whole=True, max_tokens=self.max_tokens)
+
+    def critic(self, generator: Generator, policy: Any, seed: int) -> Judge:
+        """The critic whose words ``generator`` draws from ``policy``, or from the run's where that is None."""
+        from loopwise.evaluate.written import WritingCritic
+
+        return WritingCritic(
+            generator,
+            policy,
+            template=self.template,
+            chat_template=self.chat_template,
+            accept=self.accept,
+            max_tokens=self.max_tokens,
+            seed=seed,
+        )
 
 
 WORDS = frozenset({"critiques"})
 SOURCES = (
     Source("mismatch", mismatch, uses_reference=True, says=WORDS),
-    Source("self_critic", self_critic, says=WORDS, asks_policy=True),
+    Source("self_critic", self_critic, says=WORDS),
     Source("model_critic", model_critic, says=WORDS),
 )

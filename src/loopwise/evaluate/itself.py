@@ -69,13 +69,13 @@ def agreement(
     from loopwise.evaluate.judging.answers import answers_by
     from loopwise.evaluate.judging.variants import ByFunction, InColumn
 
-    if surroundings.generator is None:
+    if surroundings.writer is None:
         raise ConfigError('source "agreement": it asks the policy for more answers, and nothing here generates any.')
     require_number('source "agreement"', 1, whole=True, max_tokens=max_tokens)
     if variants:
         require_text('source "agreement"', variants=variants)
         file, _, name = variants.rpartition(":")
-        path = (surroundings.folder / file).absolute()
+        path = Path(file).absolute()
         if path.suffix != ".py" or not path.is_file():
             raise ConfigError(
                 f'source "agreement": option "variants": there is no Python file {path}. '
@@ -86,7 +86,7 @@ def agreement(
     return Agreement(
         answers=answers_by("agreement", extract, pattern, labels),
         variants=ByFunction.of(f"{path}:{name}") if variants else InColumn(column),
-        generator=surroundings.generator,
+        generator=surroundings.writer,
         sampling=Sampling(max_tokens=max_tokens, temperature=0.0),
         seed=surroundings.seed,
     )
@@ -149,7 +149,7 @@ def _asked(source: str, surroundings: Surroundings, model: str) -> Asked:
         raise ConfigError(f'source "{source}": it reads a model\'s probabilities, and nothing here runs a model.')
     folder: Path | None = None
     if model != OWN:
-        folder = surroundings.folder / model
+        folder = Path(model)
         if not (folder / "config.json").is_file():
             raise ConfigError(
                 f'source "{source}": option "model": {folder} is no model folder (config.json is missing). '
@@ -168,8 +168,8 @@ def _check_template(source: str, option: str, template: object, fields: Sequence
 
 SOURCES: tuple[Source, ...] = (
     Source("vote", vote, compares=True),
-    Source("agreement", agreement, asks_policy=True),
+    Source("agreement", agreement),
     Source("self_certainty", self_certainty),
-    Source("judge", judge, asks_policy=True),
-    Source("compare", compare, compares=True, asks_policy=True),
+    Source("judge", judge),
+    Source("compare", compare, compares=True),
 )

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from loopwise.evaluate.parts import Judge, Judged
     from loopwise.runtime import Runtime
 
-_PACKAGE = "package:"
-
 
 def fluency(surroundings: Surroundings, model: str, after_prompt: bool = True) -> Judge:
     """1 / perplexity of the completion under the frozen model in the folder ``model``, read after its prompt or alone.
@@ -31,7 +29,7 @@ def fluency(surroundings: Surroundings, model: str, after_prompt: bool = True) -
     from loopwise.models.folders import load_policy
 
     runtime = _runtime(surroundings)
-    return Fluency(load_policy(surroundings.folder / model, runtime), runtime, after_prompt=after_prompt)
+    return Fluency(load_policy(model, runtime), runtime, after_prompt=after_prompt)
 
 
 def coherence(surroundings: Surroundings, model: str) -> Judge:
@@ -105,8 +103,7 @@ SOURCES: tuple[Source, ...] = (
 def _likeness(surroundings: Surroundings, model: str, column: str | None) -> Judge:
     from loopwise.evaluate.metrics.embeddings import Encoder, Likeness
 
-    path = model if model.startswith(_PACKAGE) else str(surroundings.folder / model)
-    return Likeness(Encoder.load(path, _runtime(surroundings)), column)
+    return Likeness(Encoder.load(model, _runtime(surroundings)), column)
 
 
 def _runtime(surroundings: Surroundings) -> Runtime:

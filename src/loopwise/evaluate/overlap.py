@@ -13,7 +13,7 @@ import numpy as np
 
 from loopwise.data.dedup import normalised
 from loopwise.runtime import seed_key
-from loopwise.types import Prompt
+from loopwise.types import Completion, Prompt
 
 GRAM = 13
 """Words in a row that two texts do not share by chance (Brown et al. 2020, appendix C)."""
@@ -30,7 +30,8 @@ _WORD = re.compile(rf"[{_SINGLE}]|[^\W_{_SINGLE}]+")
 
 @dataclass(frozen=True)
 class Seen:
-    """Something a model was trained on: a prompt with the ``keys`` of the problems it is, or plain text without any.
+    """Something a model was trained on: a prompt with the ``keys`` of the problems it is, or text without any, plain or
+    a completion.
 
     ``source`` says where it is from.
     """
@@ -53,21 +54,21 @@ class Overlap:
     shared: str = ""
 
 
-def text_of(prompt: Prompt) -> str:
-    """A prompt as text: of a conversation all that was said, without system prompts, which many share."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(message["content"] for message in prompt if message["role"] != "system")
+def text_of(said: Prompt | Completion) -> str:
+    """A prompt or completion as text: of a conversation all that was said, but for system prompts, which many share."""
+    if isinstance(said, str):
+        return said
+    return "\n".join(message["content"] for message in said if message["role"] != "system")
 
 
 def find_overlaps(texts: Sequence[str], keys: Sequence[frozenset[str]], seen: Iterable[Seen]) -> dict[int, Overlap]:
     """Those of P prompts that stand in what was ``seen``, by their places.
 
     A prompt is met exactly where one of its ``keys`` [P] is among a seen prompt's or, where it is too short for
-    wording to tell, where a line of plain text begins with it; white space and forms of characters aside. By wording it
-    is met where it shares GRAM words in a row with anything seen, case and punctuation aside; of a prompt of LEAST to
-    GRAM words all must stand there. Runs of words that more than COMMON of the prompts or of the seen texts have in
-    common are left out.
+    wording to tell, where a line of text without keys begins with it and goes on with another word; white space and
+    forms of characters aside. By wording it is met where it shares GRAM words in a row with anything seen, case and
+    punctuation aside; of a prompt of LEAST to GRAM words all must stand there. Runs of words that more than COMMON of
+    the prompts or of the seen texts have in common are left out.
     """
     exact = _Exact(texts, keys)
     wording = _Wording(texts)
@@ -115,7 +116,8 @@ class _Exact:
             elif self._lengths:
                 for line in map(normalised, one.text.splitlines()):
                     for length in self._lengths[: bisect_right(self._lengths, len(line))]:
-                        self._mark(self._beginnings.get(line[:length], ()), one.source, line)
+                        if not _cuts(line, length):
+                            self._mark(self._beginnings.get(line[:length], ()), one.source, line)
 
     def _mark(self, places: Iterable[int], source: str, text: str) -> None:
         for place in places:
@@ -208,6 +210,13 @@ def _ends(texts: Sequence[Sequence[str]]) -> np.ndarray:
 def words(text: str) -> list[str]:
     """The words of a text in lower case; Han characters and kana one by one; punctuation left out."""
     return _WORD.findall(normalised(text).lower())
+
+
+def _cuts(line: str, length: int) -> bool:
+    """Whether the first ``length`` characters of a line end inside a number, or a word of letters that have cases:
+    scripts without them may write words without spaces."""
+    around = line[length - 1 : length + 1]
+    return len(around) == 2 and (around.isdecimal() or all(one.lower() != one.upper() for one in around))
 
 
 def counts(overlaps: Mapping[int, Overlap]) -> dict[str, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from itertools import count
+from typing import Any, Literal, Protocol
 
 from loopwise.errors import LoopwiseError, RewardError
 from loopwise.evaluate.contract import Batch, BoundReward, CallError, Outcome, classified
@@ -14,6 +15,7 @@ from loopwise.types import Preference, Problem, Sample
 
 MOST_LOST_WORKERS = 3
 """Workers that may be lost while a failed batch is repeated sample by sample, before the rest of it is masked."""
+Kind = Literal["reward", "critic"]
 
 
 class Caller(Protocol):
@@ -27,9 +29,9 @@ class Caller(Protocol):
 class LocalReward:
     """A reward called in this process: built-in rules and Python callables. Nothing here can cut off a hang."""
 
-    def __init__(self, function: Callable[..., Any], *, words: bool = False) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self._reward = BoundReward.of(function, words=words)
+        self._reward = BoundReward.of(function)
 
     async def __call__(self, batch: Batch) -> Outcome:
         outcome = Outcome()
@@ -136,6 +138,7 @@ class RewardPart:
     call: Caller
     hidden: frozenset[str] = frozenset()
     compares: bool = False
+    kind: Kind = "reward"
 
     async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
         """Call it during a run: whatever fails spoils only its samples."""
@@ -177,6 +180,7 @@ class JudgePart:
     source: Judge
     hidden: frozenset[str] = frozenset()
     compares: bool = False
+    kind: Kind = "reward"
 
     async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
         """Ask it during a run: whatever it cannot judge spoils only its samples.
@@ -200,10 +204,15 @@ class JudgePart:
 
     async def check(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Judged:
         """Ask it before a run. Raises RewardError on whatever it cannot judge."""
-        judged = await self.source.judge(self._seen(problems), samples)
+        try:
+            judged = await self.source.judge(self._seen(problems), samples)
+        except LoopwiseError:
+            raise
+        except Exception as error:  # a judge of somebody else's may raise anything, and so may a model it stands on
+            raise RewardError(f'{self.kind} "{self.name}" raised {type(error).__name__}: {error}') from error
         for position, reason in judged.errors.items():
             shown = str(problems[position].prompt)[:120]
-            raise RewardError(f'reward "{self.name}": {reason}, on prompt "{shown}".')
+            raise RewardError(f'{self.kind} "{self.name}", on prompt "{shown}": {reason.removesuffix(".")}.')
         return judged
 
     def asking(self, policy: Any) -> JudgePart:
@@ -222,6 +231,15 @@ class JudgePart:
             replace(problem, columns={k: v for k, v in problem.columns.items() if k not in self.hidden})
             for problem in problems
         ]
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names of parts, a number at the end of those that an earlier part has."""
+    distinct: list[str] = []
+    for name in names:
+        others = (f"{name}_{number}" for number in count(2))
+        distinct.append(name if name not in distinct else next(other for other in others if other not in distinct))
+    return distinct
 
 
 async def judge_part(part: RewardPart, batch: Batch) -> Judged:
@@ -261,7 +279,7 @@ async def check_part(part: RewardPart, batch: Batch) -> Judged:
         where = f"on all {len(batch)} samples at once, the first prompt being" if index is None else "on prompt"
         prompt = str(batch.prompts[index or 0])
         shown = prompt if len(prompt) <= 120 else f"{prompt[:120]}…"
-        raise RewardError(f'reward "{part.name}": {failure.reason}, {where} "{shown}". {failure.mend}') from None
+        raise RewardError(f'{part.kind} "{part.name}": {failure.reason}, {where} "{shown}". {failure.mend}') from None
     return judged
 
 

@@ -25,7 +25,8 @@ from loopwise.evaluate.sources import Source, Surroundings
 from loopwise.types import Problem, Sample
 
 LEAST_MEMORY = 64
-_MARK = re.compile(r"\w*")
+_LINE = re.compile(r"[^\n]+\n?|\n")
+_FENCE = re.compile(r"[ \t]*```[ \t]*(\w*)")
 _PYTHON = ("python", "python3", "py")
 
 
@@ -146,16 +147,16 @@ def python_code(completion: str) -> str:
 
 
 def _fenced(text: str) -> list[tuple[str, str]]:
-    """Mark and content of each fenced block."""
+    """Mark and content of each fenced block. A fence that nothing follows opens none."""
     blocks: list[tuple[str, list[str]]] = []
     inside = False
-    for line in text.splitlines(keepends=True):
-        content = line.lstrip(" \t")
-        if content.startswith("```"):
-            if not inside:
-                mark = _MARK.match(content[3:].lstrip(" \t"))
-                blocks.append((mark.group() if mark else "", []))
-            inside = not inside
+    for line in _LINE.findall(text):
+        fence = _FENCE.match(line)
+        if fence and inside:
+            inside = False
+        elif fence and line.endswith("\n"):
+            inside = True
+            blocks.append((fence[1], []))
         elif inside:
             blocks[-1][1].append(line)
     return [(mark, "".join(lines)) for mark, lines in blocks]

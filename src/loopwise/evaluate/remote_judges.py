@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from loopwise.errors import ConfigError, nearest
+from loopwise.errors import ConfigError
 from loopwise.evaluate.options import require_number, require_text
 from loopwise.evaluate.remote_verdicts import Asker, Comparisons, Critic, RubricJudge
 from loopwise.evaluate.sources import Source, Surroundings
+from loopwise.remote.client import find_endpoint
 
 HELPFUL = "Is the answer right, complete and to the point?"
 CRITICISE = "Check the answer step by step. Say what is wrong with it, where, and how to mend it; do not write it anew."
@@ -97,11 +98,8 @@ def _asker(source: str, surroundings: Surroundings, endpoint: Any, max_tokens: A
     require_text(f'source "{source}"', endpoint=endpoint)
     require_number(f'source "{source}"', 1, whole=True, max_tokens=max_tokens)
     require_number(f'source "{source}"', 0, 2, temperature=temperature)
-    known = surroundings.endpoints
-    if endpoint not in known:
-        mend = nearest(endpoint, known) if known else 'Add it: "endpoints: {NAME: {url: ..., model: ...}}".'
-        raise ConfigError(f'source "{source}": the recipe has no endpoint "{endpoint}". {mend}')
-    return Asker(source, known[endpoint], max_tokens, float(temperature))
+    found = find_endpoint(surroundings.endpoints, endpoint, f'source "{source}"')
+    return Asker(source, found, max_tokens, float(temperature))
 
 
 def _check_scale(source: str, rubric: Any, least: Any, most: Any) -> None:

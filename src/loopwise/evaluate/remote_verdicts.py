@@ -9,6 +9,7 @@ from loopwise.errors import RemoteError
 from loopwise.evaluate.groups import group_members
 from loopwise.evaluate.parts import Judged
 from loopwise.models.templates import transcript
+from loopwise.remote.answers import CUT
 from loopwise.remote.client import Endpoint, Reply, ask_all
 from loopwise.remote.judging import accepts, conversation, read_score, read_verdict
 from loopwise.types import Message, Preference, Problem, Sample
@@ -240,10 +241,12 @@ def _at(sample: Sample) -> str:
 
 
 def _cut(reply: Reply) -> bool:
-    """Whether it ran out of tokens: what it ends with is then not what it was going to say ("score: 1" of 10)."""
-    return reply.finish_reason == "length"
+    """Whether it ran out of tokens, or a filter cut it: what it ends with is then not what it was going to say
+    ("score: 1" of 10)."""
+    return reply.finish_reason in CUT
 
 
 def _end(reply: Reply) -> str:
-    cut = ", which was cut off: raise max_tokens" if _cut(reply) else ""
+    why = "raise max_tokens" if reply.finish_reason == "length" else "the server's filter did it"
+    cut = f", which was cut off: {why}" if _cut(reply) else ""
     return f'the reply "…{" ".join(reply.text.split())[-80:]}"{cut}'

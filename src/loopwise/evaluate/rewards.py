@@ -1,4 +1,4 @@
-"""Rewards and critics as one feedback source: rules, functions from files and modules, Python callables, judges.
+"""Rewards and critics as one feedback source, and what is logged of it.
 
 ``reward(prompts, completions, completion_ids, log_extra=None, log_metric=None, **columns) -> list[float | None]``
 """
@@ -9,18 +9,12 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from loopwise.config.blocks import RewardConfig
-from loopwise.errors import ConfigError, nearest
-from loopwise.evaluate.parts import Caller, Judged, JudgePart, LocalReward, Part, RewardPart
-from loopwise.evaluate.rules import RULES
-from loopwise.evaluate.sources import Source, Surroundings, sources
-from loopwise.evaluate.supervisor import WorkerReward
+from loopwise.errors import ConfigError
+from loopwise.evaluate.parts import Judged, LocalReward, Part, RewardPart, distinct_names
 from loopwise.types import LOST, REWARD_ROUNDING, Feedback, Problem, Sample, Scored
 
 
@@ -29,20 +23,23 @@ class RewardSum:
     have to say.
 
     Use it as a context manager, or ``close`` it: rewards from files and modules run in processes of their own.
-    ``compares``: some part sets the samples of one problem beside each other.
+    ``compares``: some part sets the samples of one problem beside each other. ``knows_truth``: every reward is a
+    built-in rule that reads references, so that the sum may be taken for the truth.
     """
 
-    def __init__(self, parts: Sequence[Part], critics: Sequence[Part] = ()) -> None:
+    def __init__(self, parts: Sequence[Part], critics: Sequence[Part] = (), *, knows_truth: bool = False) -> None:
         self.parts = tuple(parts)
         self.critics = tuple(critics)
-        everybody = (*self.parts, *self.critics)
-        self.name = " + ".join(part.name for part in everybody)
-        self.uses_reference = any(part.uses_reference for part in everybody)
-        self.compares = any(part.compares for part in everybody)
+        self.everybody = (*self.parts, *self.critics)
+        self.name = " + ".join(part.name for part in self.everybody)
+        self.uses_reference = any(part.uses_reference for part in self.everybody)
+        self.compares = any(part.compares for part in self.everybody)
+        self.knows_truth = knows_truth
 
     def asking(self, policy: Any) -> RewardSum:
         """The same feedback, whose parts ask ``policy`` where they ask the policy itself."""
-        return RewardSum([part.asking(policy) for part in self.parts], [part.asking(policy) for part in self.critics])
+        parts, critics = ([part.asking(policy) for part in group] for group in (self.parts, self.critics))
+        return RewardSum(parts, critics, knows_truth=self.knows_truth)
 
     @classmethod
     def from_functions(
@@ -62,7 +59,7 @@ class RewardSum:
         if len(weights) != len(functions):
             raise ConfigError(f"{len(weights)} weights for {len(functions)} rewards. Give one weight a reward.")
         hidden = frozenset(reference_columns) if label_free else frozenset()
-        names = _distinct_names([getattr(function, "__name__", type(function).__name__) for function in functions])
+        names = distinct_names([getattr(function, "__name__", type(function).__name__) for function in functions])
         return cls(
             [
                 RewardPart(name, weight, not label_free, LocalReward(function), hidden)
@@ -82,8 +79,8 @@ class RewardSum:
         if len(drawn) < len(samples):
             return _with_lost(await self.judge(problems, [samples[place] for place in drawn]), drawn, len(samples))
         owners = _owners(problems, samples)
-        everybody = (*self.parts, *self.critics)
-        return self._feedback(await asyncio.gather(*(part.judge(owners, samples) for part in everybody)), len(samples))
+        judged = await asyncio.gather(*(part.judge(owners, samples) for part in self.everybody))
+        return self._feedback(judged, len(samples))
 
     async def check(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Feedback:
         """Try every reward on real samples before a run, and return what they said.
@@ -91,12 +88,12 @@ class RewardSum:
         Raises RewardError naming the reward, what it did, on which prompt, and the mend.
         """
         owners = _owners(problems, samples)
-        judged = [await part.check(owners, samples) for part in (*self.parts, *self.critics)]
+        judged = [await part.check(owners, samples) for part in self.everybody]
         return self._feedback(judged, len(samples))
 
     def close(self) -> None:
         """End the processes that rewards run in, and what judges hold."""
-        for part in (*self.parts, *self.critics):
+        for part in self.everybody:
             part.close()
 
     def __enter__(self) -> RewardSum:
@@ -111,7 +108,7 @@ class RewardSum:
         metrics: dict[str, list[float]] = {}
         for column, said in enumerate(judged[: len(self.parts)]):
             rewards[:, column] = [math.nan if reward is None else reward for reward in said.rewards]
-        for part, said in zip((*self.parts, *self.critics), judged, strict=True):
+        for part, said in zip(self.everybody, judged, strict=True):
             for merged, own in zip(extra, said.extra, strict=True):
                 merged |= own
             for name, values in said.metrics.items():
@@ -140,55 +137,6 @@ class RewardSum:
         )
 
 
-def load_feedback(
-    configs: Sequence[RewardConfig],
-    *,
-    reference_columns: Collection[str],
-    label_free: bool,
-    critics: Sequence[RewardConfig] = (),
-    surroundings: Surroundings | None = None,
-) -> RewardSum:
-    """The rewards and critics of a recipe as one feedback source. Nothing of the user's runs before the first call.
-
-    ``reference_columns`` reach only rewards that use references: rules and sources know themselves; other rewards do
-    unless their ``uses_reference`` is false or the run is ``label_free``. Raises ConfigError on an unknown rule or
-    option, a missing file, or a reward that needs references in a label-free run.
-    """
-    around = surroundings or Surroundings(label_free=label_free)
-    loaded: list[list[Part]] = []
-    for kind, group in (("rewards", configs), ("critiques", critics)):
-        names = _distinct_names([_name(config) for config in group])
-        parts: list[Part] = []
-        for config, name in zip(group, names, strict=True):
-            uses_reference = _uses_reference(config, label_free)
-            hidden = frozenset() if uses_reference else frozenset(reference_columns)
-            source = sources().get(config.use)
-            if source is None:
-                caller = _caller(config, around.folder, words=kind == "critiques")
-                parts.append(RewardPart(name, config.weight, uses_reference, caller, hidden))
-            else:
-                _check_says(source, kind)
-                if config.changed("time_limit"):
-                    raise ConfigError(
-                        f'"{source.name}": "time_limit" is of functions, and does nothing here. Leave it out.'
-                    )
-                if source.compares and around.samples < 2:
-                    raise ConfigError(
-                        f'"{source.name}" sets the samples of one problem beside each other, and {around.samples} is '
-                        "drawn here. Draw 2 or more."
-                    )
-                judge = source.make(around, config.options)
-                parts.append(JudgePart(name, config.weight, uses_reference, judge, hidden, source.compares))
-        loaded.append(parts)
-    return RewardSum(*loaded)
-
-
-def _check_says(source: Source, kind: str) -> None:
-    if kind not in source.says:
-        other, key = ("scores", "rewards") if kind == "critiques" else ("words", "critics")
-        raise ConfigError(f'"{source.name}" gives {other}, no {kind}. Move it to "{key}".')
-
-
 def feedback_metrics(scored: Scored) -> dict[str, float]:
     """TRL's reward metrics over the judged samples; one that cannot be taken is left out.
 
@@ -208,65 +156,6 @@ def feedback_metrics(scored: Scored) -> dict[str, float]:
         rewards = np.where(feedback.mask[:, column], feedback.rewards[:, column], np.nan)
         metrics |= {f"rewards/{name}/mean": _mean(rewards), f"rewards/{name}/std": _std(rewards)}
     return {name: value for name, value in metrics.items() if not math.isnan(value)}
-
-
-def _uses_reference(config: RewardConfig, label_free: bool) -> bool:
-    rule = RULES.get(config.use) or sources().get(config.use)
-    declared = config.uses_reference
-    if rule and declared not in (None, rule.uses_reference):
-        known = str(rule.uses_reference).lower()
-        raise ConfigError(f'reward "{config.use}": uses_reference is {known} for this rule. Remove the key.')
-    uses_reference = rule.uses_reference if rule else declared if declared is not None else not label_free
-    if label_free and uses_reference:
-        raise ConfigError(
-            f'reward "{config.use}" uses references, but label_free promises that no training signal sees one. '
-            "Set label_free: false, or move the reward to report_rewards."
-        )
-    return uses_reference
-
-
-def _caller(config: RewardConfig, folder: Path, *, words: bool = False) -> Caller:
-    if rule := RULES.get(config.use):
-        if words:
-            raise ConfigError(f'critic "{config.use}": a rule gives scores, no words. Move it to "rewards".')
-        function = rule.make(config.options)
-        if not rule.can_hang:
-            return LocalReward(function)
-        rule_target = {"kind": "rule", "source": rule.name, "function": rule.name, "options": dict(config.options)}
-        return WorkerReward(rule_target, config.time_limit)
-    if config.options:
-        raise ConfigError(f'reward "{config.use}": options are for built-in rules. Put them into the function.')
-    target: dict[str, Any] = {"words": words}
-    file, colon, name = config.use.rpartition(":")
-    if colon:
-        if not (folder / file).is_file():
-            raise ConfigError(f'reward "{config.use}": there is no file {folder / file}. Mend the path.')
-        target |= {"kind": "file", "source": str(folder / file), "function": name}
-        return WorkerReward(target, config.time_limit)
-    module, dot, name = config.use.rpartition(".")
-    if not dot or config.use.endswith(".py"):
-        raise ConfigError(
-            f'reward "{config.use}": no such rule. {nearest(config.use, [*RULES, *sources()])} '
-            "Functions are written module.function or path/to/file.py:function."
-        )
-    target |= {"kind": "module", "source": module, "function": name}
-    return WorkerReward(target, config.time_limit)
-
-
-def _name(config: RewardConfig) -> str:
-    return (
-        config.use
-        if config.use in RULES or config.use in sources()
-        else config.use.replace(":", ".").rpartition(".")[2]
-    )
-
-
-def _distinct_names(names: Sequence[str]) -> list[str]:
-    distinct: list[str] = []
-    for name in names:
-        others = (f"{name}_{number}" for number in count(2))
-        distinct.append(name if name not in distinct else next(other for other in others if other not in distinct))
-    return distinct
 
 
 def _joined_words(judged: Sequence[Judged], count: int) -> tuple[str | None, ...]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopwise.evaluate.options import check_options
@@ -25,17 +24,17 @@ MODULES = ("programs", "measured", "itself", "trained", "remote_judges", "critic
 class Surroundings:
     """What a source may use besides its options.
 
-    Relative file names start from ``folder``. ``generator`` draws text from a policy. ``endpoints`` are remote models
-    by the names the recipe gives them. ``samples`` are drawn of each problem.
+    ``writer`` draws text from the run's policy, wherever that is; ``local`` draws from models that run here.
+    ``endpoints`` are remote models by the names the recipe gives them. ``samples`` are drawn of each problem; None: one
+    is, by a command that cannot draw several.
     """
 
-    folder: Path = field(default_factory=Path)
     runtime: Runtime | None = None
-    generator: Generator | None = None
+    writer: Generator | None = None
+    local: Generator | None = None
     endpoints: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
-    samples: int = 1
-    label_free: bool = False
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Source:
     """A kind of judge: ``build(surroundings, **options) -> Judge``, its options keywords with annotations.
 
     ``says`` is what it can be asked for: rewards, critiques, or both. ``compares``: it sets samples of one problem
-    beside each other, so a problem needs two or more. ``asks_policy``: it asks the policy that drew the samples.
+    beside each other, so a problem needs two or more.
     """
 
     name: str
@@ -51,7 +50,6 @@ class Source:
     uses_reference: bool = False
     says: frozenset[str] = frozenset({"rewards"})
     compares: bool = False
-    asks_policy: bool = False
 
     def make(self, surroundings: Surroundings, options: Mapping[str, Any]) -> Judge:
         """The judge with these options. Raises ConfigError naming one that is unknown, missing or wrong."""
@@ -60,16 +58,8 @@ class Source:
         return self.build(surroundings, **options)
 
 
+@cache
 def sources() -> Mapping[str, Source]:
     """Every source by name."""
-    return _sources()
-
-
-@cache
-def _sources() -> dict[str, Source]:
-    return {source.name: source for source in _each()}
-
-
-def _each() -> Iterator[Source]:
-    for name in MODULES:
-        yield from importlib.import_module(f"loopwise.evaluate.{name}").SOURCES
+    modules = (importlib.import_module(f"loopwise.evaluate.{name}") for name in MODULES)
+    return {source.name: source for module in modules for source in module.SOURCES}

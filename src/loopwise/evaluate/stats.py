@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 Interval = tuple[float, float]
 _BOOTSTRAP_CELLS = 2_000_000
 _ROUNDING = 1e-12
+FEW = 30
+"""Scores of which resampling is too sure."""
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -30,8 +32,10 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a proportion; (0, 1) where nothing was tried. Raises ValueError on bad counts.
+
+    Of n shares that add up to ``successes`` it is too wide rather than too narrow: they vary less than zeros and ones.
 
     >>> low, high = wilson(successes=986, n=1000)
     >>> round(low, 3), round(high, 3)
@@ -54,10 +58,10 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 def bootstrap(values: ArrayLike, confidence: float = 0.95, seed: int = 0, resamples: int = 2000) -> Interval:
     """Percentile bootstrap interval of the mean of ``values`` [N]; the same ``seed`` gives the same interval.
 
-    One value, or values all alike, give an interval of no width; none at all gives (nan, nan).
+    Fewer than two values say nothing of others: (nan, nan). Values all alike give an interval of no width.
     """
     sample = np.asarray(values, dtype=np.float64)
-    if sample.size == 0:
+    if sample.size < 2:
         return math.nan, math.nan
     if np.all(sample == sample[0]):
         return float(sample[0]), float(sample[0])
@@ -74,12 +78,22 @@ def bootstrap(values: ArrayLike, confidence: float = 0.95, seed: int = 0, resamp
 
 
 def mean_interval(scores: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Interval of a mean score [N]: Wilson's where all scores are 0 or 1, else bootstrap. NaNs are dropped."""
+    """Interval of a mean score [N]: Wilson's where all scores are 0 or 1, else bootstrap. NaNs are dropped.
+
+    Of fewer than FEW other scores it is Student's t, within 0 and 1 where they all are: resampling so few is too sure.
+    Shares that are all alike have Wilson's, too. One other score says nothing of others: (nan, nan).
+    """
     judged = np.asarray(scores, dtype=np.float64)
     judged = judged[~np.isnan(judged)]
-    if judged.size and np.all((judged == 0) | (judged == 1)):
-        return wilson(int(judged.sum()), judged.size, confidence)
-    return bootstrap(judged, confidence)
+    shares = bool(np.all((judged >= 0) & (judged <= 1)))
+    alike = judged.size > 1 and bool(np.all(judged == judged[0]))
+    if judged.size and (np.all((judged == 0) | (judged == 1)) or (shares and alike)):
+        return wilson(float(judged.sum()), judged.size, confidence)
+    if not 1 < judged.size < FEW:
+        return bootstrap(judged, confidence)
+    mean = float(judged.mean())
+    low, high, _ = _student(mean, float(judged.std(ddof=1)) / math.sqrt(judged.size), judged.size, 0.5 + confidence / 2)
+    return (max(low, 0.0), min(high, 1.0)) if shares else (low, high)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -126,7 +127,7 @@ def _build(
     given = {option: value for option, value in (("label", label), ("column", column)) if value is not None}
     require(f'source "{name}"', str, path=path, **given)
     require_one_of(f'source "{name}"', "scale", scale, ("sigmoid", "raw"))
-    folder = surroundings.folder / path
+    folder = Path(path)
     folder = folder / "model" if (folder / "model").is_dir() else folder
     if not folder.is_dir():
         raise ConfigError(f'source "{name}": option "path": no such folder {folder}. Name what `loopwise judge` made.')

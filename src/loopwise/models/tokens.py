@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from loopwise.errors import DataError, ModelError, PromptTooLongError
 from loopwise.models.chat import encode_chat_prompt, encode_conversation, end_of_turn_id
 from loopwise.models.logps import TokenRow
@@ -46,6 +48,25 @@ def encode_prompts(policy: Policy, problems: Sequence[Problem]) -> list[list[int
 def encode_texts(policy: Policy, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text alone: nothing opens or closes it."""
     return _encode(policy.tokenizer, texts, add_special_tokens=False)
+
+
+def unknown_tokens(policy: Policy, texts: Sequence[str], rows: Sequence[Sequence[int] | np.ndarray]) -> list[int]:
+    """How many tokens of each text's row stand for what the tokenizer does not know: no figure can say how well that
+    is predicted. Text that spells the token out, as prepared corpora do, means it.
+    """
+    tokenizer = policy.tokenizer
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return [0] * len(texts)
+    found = (int((np.asarray(row) == unknown).sum()) for row in rows)
+    counted = zip(texts, found, strict=True)
+    return [max(0, count - text.count(tokenizer.unk_token)) if count else 0 for text, count in counted]
+
+
+def unknown_share(policy: Policy, texts: Sequence[str]) -> float:
+    """The share of the texts' tokens that stand for what the tokenizer does not know."""
+    rows = encode_texts(policy, texts)
+    return sum(unknown_tokens(policy, texts, rows)) / max(1, sum(map(len, rows)))
 
 
 def encode_rows(

@@ -10,8 +10,15 @@ from loopwise.models.tokenizers import encodable
 from loopwise.remote.failures import BadAnswerError
 from loopwise.remote.ledger import Entry
 
+CUT = ("length", "content_filter")
+"""Finish reasons of a text that does not end where the model meant it to."""
 BYTES_A_TOKEN = 3
 """For servers that do not count: few enough to err on the dear side, in English as in Chinese."""
+
+
+def is_kept_back(text: str, finish_reason: str) -> bool:
+    """Whether a server kept an answer back, all or some of it, so that what came is not what the model said."""
+    return finish_reason == "content_filter" or (not text and finish_reason not in ("stop", "length"))
 
 
 def checked(answer: Any) -> dict[str, Any]:

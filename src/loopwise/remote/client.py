@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loopwise.config.blocks import EndpointConfig
-from loopwise.errors import ConfigError, RemoteError
+from loopwise.errors import ConfigError, RemoteError, nearest
 from loopwise.models.tokenizers import encodable
 from loopwise.remote.answers import checked, entry_of
 from loopwise.remote.background import Background
@@ -233,6 +233,8 @@ class Endpoint:
         if failure.kind == "refused":
             key = self.config.key_env or "key_env, which is not set"
             mend = f" Mend its url ({self.config.url}), model ({self.config.model}), key ({key}) or account."
+        elif failure.kind == "unreachable":
+            mend = f" Start the server at {self.config.url}, or mend its url."
         return RemoteError(f'endpoint "{self.name}": {reason}{tries}.{mend}', failure.kind)
 
     def _money(self, read: int, written: int) -> float:
@@ -275,6 +277,17 @@ def open_endpoints(configs: Mapping[str, EndpointConfig]) -> dict[str, Endpoint]
     """The endpoints that a recipe names, with one ledger and one thread. Raises ConfigError: see ``Endpoint.of``."""
     ledger, background = Ledger(), Background()
     return {name: Endpoint.of(name, one, ledger=ledger, background=background) for name, one in configs.items()}
+
+
+def find_endpoint(known: Mapping[str, Endpoint], name: str, whose: str) -> Endpoint:
+    """The endpoint ``name`` of those ``known``; ``whose`` is what names it, as ``key "generator"``.
+
+    Raises ConfigError where there is none of that name.
+    """
+    if name not in known:
+        mend = nearest(name, known) if known else 'Add it: "endpoints: {NAME: {url: ..., model: ...}}".'
+        raise ConfigError(f'{whose}: the recipe has no endpoint "{name}". {mend}')
+    return known[name]
 
 
 async def ask_all(asked: Sequence[Awaitable[Reply]]) -> list[Reply | RemoteError]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from loopwise.errors import ConfigError, RemoteError
 from loopwise.models.prompts import render
+from loopwise.remote.answers import is_kept_back
 from loopwise.remote.client import Endpoint, Reply, ask_all
 from loopwise.types import LOST, Message, Request, Sample, Sampling
 
@@ -58,12 +59,16 @@ def _messages(policy: Any, request: Request) -> Sequence[Message]:
 
 
 def _sample(policy: Any, request: Request, reply: Reply | RemoteError) -> Sample:
+    """The sample; one that was lost where no answer came, or the server kept it back: no words of the model's."""
+    text, reason = "", LOST
+    if not isinstance(reply, RemoteError) and not is_kept_back(reply.text, reply.finish_reason):
+        text, reason = reply.text, reply.finish_reason
     return Sample(
         id=request.sample_id,
         problem_id=request.problem.id,
         group=request.group,
         index=request.index,
         policy_id=policy.id,
-        text="" if isinstance(reply, RemoteError) else reply.text,
-        finish_reason=LOST if isinstance(reply, RemoteError) else reply.finish_reason,
+        text=text,
+        finish_reason=reason,
     )

@@ -67,7 +67,9 @@ def accepts(reply: str, word: str) -> bool:
 
 def _last_field(reply: str, name: str) -> Any:
     """What follows ``name:`` on the last line, or stands under ``name`` in the JSON object that the reply ends with."""
-    text = re.sub(r"```(?:json)?\s*(.*?)\s*```$", r"\1", reply.strip(), flags=re.DOTALL)
+    text = reply.strip()
+    if text.endswith("```") and (start := text.find("```")) < len(text) - 3:
+        text = f"{text[:start]}{text[start + 3 : -3].removeprefix('json').strip()}"
     for candidate in (text, _last_line(text)):
         if candidate.startswith("{"):
             try:

@@ -69,7 +69,7 @@ def _panels(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Row]]:
         sides = [result["figures"], *([result["baseline"]["figures"]] if "baseline" in result else [])]
         shares = [name for name in result["figures"] if words.is_share(name)]
         told = [*shares, *(name for name in ("reward", "likelihood", "bits_per_byte") if name in result["figures"])]
-        if shares and all(side["reward"]["value"] == side[shares[0]]["value"] for side in sides):
+        if words.repeats_share(result):
             told.remove("reward")
         if shares and "likelihood" in told:
             told.remove("likelihood")

@@ -8,20 +8,25 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loopwise.evaluate.stats import FEW
 from loopwise.report import evaluation_words as words
 from loopwise.report import numbers
 
 _NOTES = """\
-Intervals are 95%: Wilson's for shares, bootstrap for other means. What could not be judged is left out and never a
-miss; n says what is left. pass@k is the unbiased estimator of Chen et al. 2021."""
+Intervals are 95%: Wilson's where all scores are 0 or 1, else Student's t of fewer than {few} scores and bootstrap of
+more; of a single one there is none. What could not be judged is left out and never a miss; n says what is left. pass@k
+is the unbiased estimator of Chen et al. 2021."""
 _PAIRED = """\
 Both models were asked the same problems with the same random numbers. The interval of a difference is paired: Bonett
-and Price's where all scores are 0 or 1, else Student's t. Each stands by itself; better and worse are said only where
-Holm's correction over all {comparisons} comparisons agrees (5%)."""
+and Price's where all scores are 0 or 1, else Student's t. {held}"""
+_SEVERAL = """\
+Each stands by itself; better and worse are said only where Holm's correction over all {comparisons} comparisons agrees
+(5%)."""
+_SINGLE = "Better and worse are said only where the exact test that goes with it agrees (5%)."
 _CONTAMINATION = """\
-A prompt was met exactly where training had the same problem, or a line of plain text that begins with it; by wording
-where 13 words in a row stand in both (of a prompt of 8 to 12 words all; Han characters count singly), unless more than
-10 texts have them."""
+A prompt was met exactly where training had the same problem, or a line of plain text or of a completion that begins
+with it; by wording where 13 words in a row stand in both (of a prompt of 8 to 12 words all; Han characters count
+singly), unless more than 10 texts have them. A verdict of better or worse leaves out what either model has met."""
 _BIAS = """\
 Each probe is a pair of prompts that differ in one word. The lean is how far the first word makes the better of two
 given endings likelier than the second does, in nats; a flip is another answer (the likelier ending, or the greedy
@@ -35,9 +40,10 @@ def evaluation_markdown(found: Mapping[str, Any], figure: str | None = None) -> 
     if figure:
         parts.append(f"![The figures with their intervals]({figure})")
     if found["results"]:
-        parts += ["## Figures", _figures(found), *_curves(found), _NOTES]
+        parts += ["## Figures", _figures(found), *_curves(found), _NOTES.format(few=FEW)]
     if "baseline" in found:
-        parts.append(_PAIRED.format(**found["comparison"]))
+        count = found["comparison"]["comparisons"]
+        parts.append(_PAIRED.format(held=_SINGLE if count == 1 else _SEVERAL.format(comparisons=count)))
     for result in found["results"]:
         parts += _corpus(result)
     parts += [*_contamination(found), *_bias(found), *_harness(found), *_how(found)]
@@ -73,7 +79,7 @@ def _figures(found: Mapping[str, Any]) -> str:
     for result in found["results"]:
         name = code(result["name"])
         for measure, figure in words.shown_figures(result):
-            row = [name, words.name_of(measure), *_cells(measure, figure), numbers.whole(figure["n"])]
+            row = [name, words.name_of(measure, code), *_cells(measure, figure), numbers.whole(figure["n"])]
             if other:
                 row += [words.value(measure, result["baseline"]["figures"][measure]["value"])]
                 row += _gap_cells(measure, result["differences"].get(measure))
@@ -89,8 +95,7 @@ def _cells(measure: str, figure: Mapping[str, Any]) -> list[str]:
 def _gap_cells(measure: str, gap: Mapping[str, Any] | None) -> list[str]:
     if gap is None:
         return [numbers.DASH, numbers.DASH]
-    ends = gap["ci95"] and words.change_interval(measure, gap["ci95"])
-    return [words.change(measure, gap["value"]), ends or numbers.DASH]
+    return [words.signed(measure, gap["value"]), words.change_interval(measure, gap["ci95"])]
 
 
 def _curves(found: Mapping[str, Any]) -> Iterator[str]:
@@ -192,7 +197,7 @@ def _clean(result: Mapping[str, Any]) -> Iterator[str]:
     rows = []
     for measure, figure in words.shown_figures(clean):
         row = [
-            words.name_of(measure),
+            words.name_of(measure, code),
             *_cells(measure, figure),
             words.value(measure, result["figures"][measure]["value"]),
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from loopwise.report import numbers
@@ -14,6 +14,7 @@ MEASURES = {
     "bits_per_byte": "bits per byte",
     "nats_per_token": "nats per token",
 }
+_MAIN = ("accuracy", "pass@1", "reward", "likelihood")
 LESS_IS_BETTER = ("perplexity", "bits_per_byte", "nats_per_token")
 _UNITS = {
     "reward": "mean reward",
@@ -22,11 +23,14 @@ _UNITS = {
     "nats_per_token": "nats a token",
 }
 _DECIMALS = 3
+ALIKE = "all alike"
+"""In the place of an interval without width: what did not vary on the problems asked may on others."""
 
 
-def name_of(measure: str) -> str:
-    """A figure's name for a reader."""
-    return MEASURES.get(measure, measure)
+def name_of(measure: str, quoted: Callable[[str], str] = str) -> str:
+    """A figure's name for a reader; ``reward/NAME`` is one of several rewards, whose name is written ``quoted``."""
+    whole, _, part = measure.partition("/")
+    return f"{MEASURES[whole]} of {quoted(part)}" if part else MEASURES.get(measure, measure)
 
 
 def is_share(measure: str) -> bool:
@@ -43,7 +47,9 @@ def value(measure: str, figure: float | None) -> str:
 
 def interval(measure: str, ends: tuple[float, float] | list[float] | None) -> str:
     """An interval of a figure; a dash where there is none."""
-    return numbers.DASH if ends is None else f"{value(measure, ends[0])} to {value(measure, ends[1])}"
+    if ends is None or not all(map(numbers.known, ends)):
+        return numbers.DASH
+    return ALIKE if ends[0] == ends[1] else f"{value(measure, ends[0])} to {value(measure, ends[1])}"
 
 
 def change(measure: str, gap: float) -> str:
@@ -51,7 +57,8 @@ def change(measure: str, gap: float) -> str:
     figure = signed(measure, gap)
     if is_share(measure):
         return figure
-    return f"{_UNITS[measure]} {figure}" if measure in ("reward", "likelihood") else f"{figure} {_UNITS[measure]}"
+    unit = _UNITS[measure]
+    return f"{unit} {figure}" if measure in ("reward", "likelihood") else f"{figure} {unit}"
 
 
 def signed(measure: str, gap: float) -> str:
@@ -59,10 +66,12 @@ def signed(measure: str, gap: float) -> str:
     return f"{_points(gap, signed=True)} points" if is_share(measure) else numbers.fixed(gap, _DECIMALS, signed=True)
 
 
-def change_interval(measure: str, ends: tuple[float, float] | list[float]) -> str:
-    """The ends of a difference's interval, without its unit."""
+def change_interval(measure: str, ends: tuple[float, float] | list[float] | None) -> str:
+    """The ends of a difference's interval, without its unit; a dash where there is none."""
+    if ends is None or not all(map(numbers.known, ends)):
+        return numbers.DASH
     show = _points if is_share(measure) else _fixed
-    return f"{show(ends[0])} to {show(ends[1])}"
+    return ALIKE if ends[0] == ends[1] else f"{show(ends[0])} to {show(ends[1])}"
 
 
 def sentence(result: Mapping[str, Any], name: str | None = None) -> str:
@@ -71,27 +80,40 @@ def sentence(result: Mapping[str, Any], name: str | None = None) -> str:
     ``name`` is how the result's is written there.
     """
     name, measure = name or result["name"], result["measure"]
-    gap = result["differences"][measure]
+    gap = deciding(result, measure)
     if result["verdict"] == "same":
         return f"no difference on {name}: both are the same model"
     if gap["ci95"] is None:
         sides = [value(measure, side["figures"][measure]["value"]) for side in (result, result["baseline"])]
         why = "read in different tokens or windows, or in one window alone, so there is no interval"
         return f"{name}: {sides[0]} {_UNITS[measure]} against {sides[1]} ({why})"
+    of_all = ""
+    if "clean" in result:
+        name = f"{name} without what was met in training"
+        of_all = f"; of all problems {change(measure, result['differences'][measure]['value'])}"
     if not gap["n"]:
-        return f"{name}: not compared, for there is no problem that both were judged on"
+        return f"{name}: not compared, for there is no problem that both were judged on{of_all}"
     words = change(measure, gap["value"])
-    if not all(map(numbers.known, gap["ci95"])):
-        return f"{name}: {words}, of a single problem, which shows nothing"
+    if gap["n"] == 1 or not all(map(numbers.known, gap["ci95"])):
+        return f"{name}: {words}, of a single problem, which shows nothing{of_all}"
+    low, high = gap["ci95"]
+    if low == high:
+        verdict = "no difference seen" if result["verdict"] == "none" else result["verdict"]
+        return f"{verdict} on {name}: {words} on each of {gap['n']:,} problems{of_all}"
     ends = change_interval(measure, gap["ci95"])
     if result["verdict"] == "none":
-        low, high = gap["ci95"]
         chance = "" if low <= 0 <= high else f"; by chance among several comparisons: Holm's p {result['p_holm']:.2f}"
-        return f"no difference seen on {name} ({words}, 95% interval {ends}{chance})"
+        return f"no difference seen on {name} ({words}, 95% interval {ends}{chance}{of_all})"
     if measure in LESS_IS_BETTER:
         ours, theirs = (side["figures"]["perplexity"]["value"] for side in (result, result["baseline"]))
         words = f"perplexity {numbers.figure(ours)} against {numbers.figure(theirs)}, {words}"
-    return f"{result['verdict']} on {name}: {words}, 95% interval {ends}"
+    return f"{result['verdict']} on {name}: {words}, 95% interval {ends}{of_all}"
+
+
+def deciding(result: Mapping[str, Any], measure: str) -> Mapping[str, Any]:
+    """The difference that a verdict is taken from: where either model met problems in training, of the others."""
+    gap: Mapping[str, Any] = result.get("clean", result)["differences"][measure]
+    return gap
 
 
 def met(summary: Mapping[str, Any]) -> str:
@@ -105,16 +127,18 @@ def met(summary: Mapping[str, Any]) -> str:
 
 def shown_figures(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """A result's figures, without a mean reward that is the share of passes over again."""
-    sides = [result["figures"], *([result["baseline"]["figures"]] if "baseline" in result else [])]
     for measure, figure in result["figures"].items():
-        if measure == "reward" and all(_repeats_share(side) for side in sides):
-            continue
-        yield measure, figure
+        if measure != "reward" or not repeats_share(result):
+            yield measure, figure
 
 
-def _repeats_share(figures: Mapping[str, Any]) -> bool:
-    reward = figures["reward"]["value"]
-    return any(figures.get(name, {}).get("value") == reward for name in ("accuracy", "pass@1"))
+def repeats_share(result: Mapping[str, Any]) -> bool:
+    """Whether the mean reward is the share of passes over again, for the model and the baseline."""
+    sides = [result["figures"], *([result["baseline"]["figures"]] if "baseline" in result else [])]
+    names = [name for name in ("accuracy", "pass@1") if name in sides[0]]
+    if not names or any(measure.startswith("reward/") for measure in sides[0]):
+        return False
+    return all(side["reward"]["value"] == side[name]["value"] for side in sides for name in names)
 
 
 def told(found: Mapping[str, Any]) -> Iterator[str]:
@@ -145,7 +169,7 @@ def _plain(figures: Mapping[str, Any]) -> str:
 def _clean(result: Mapping[str, Any]) -> str:
     """The main figure without what was met."""
     figures = result["clean"]["figures"]
-    measure = next((name for name in ("accuracy", "pass@1", "likelihood") if name in figures), None)
+    measure = next((name for name in _MAIN if name in figures), None)
     if measure is None or not figures[measure]["n"]:
         return ""
     figure = figures[measure]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from loopwise.config.blocks import RuntimeConfig
-from loopwise.evaluate.groups import group_metrics
+from loopwise.evaluate.groups import group_means, group_metrics
 from loopwise.evaluate.likelihood import mean_logps
 from loopwise.evaluate.metrics.reports import corpus_reports
+from loopwise.evaluate.overlap import text_of
 from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.stats import mean_interval, pass_at_k
 from loopwise.generate.local import LocalGenerator
+from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_rows
 from loopwise.observer import Observer
 from loopwise.rollout import Roller
@@ -26,11 +28,9 @@ from loopwise.runtime import versions
 from loopwise.stages.generation import Speaker
 from loopwise.stages.questions import SPLIT, Examination, Questions
 from loopwise.starting import TRIAL_PROBLEMS, try_rewards
-from loopwise.types import REWARD_ROUNDING, Completion, Problem, Sampling, Scored
+from loopwise.types import REWARD_ROUNDING, Completion, Feedback, Problem, Sampling, Scored
 from loopwise.workspace import JOURNAL
 
-PASSES = 1.0
-"""A sample passes with a total reward of at least this."""
 RUN_ID = "evaluate"
 Figures = dict[str, dict[str, Any]]
 
@@ -71,7 +71,7 @@ def answers(
     corpus: Mapping[str, Any] = {}
     if questions.feedback and sampling:
         scored = ask(questions.problems, questions.feedback, sampling, examination, speaker, observer)
-        scores |= _marks(scored, examination.samples)
+        scores |= marks(scored, examination.samples)
         told = _told(scored)
         corpus = corpus_reports(questions.feedback, scored.problems, scored.samples)
     if questions.completions:
@@ -128,24 +128,59 @@ def powers(most: int) -> Iterator[int]:
     yield most
 
 
-def _marks(scored: Scored, samples: int) -> dict[str, np.ndarray]:
-    """Accuracy, or pass@1, pass@2, pass@4 ... pass@k of several samples (Chen et al. 2021, eq. 1); and the reward."""
-    totals = scored.feedback.totals
-    judged = [totals[members][~np.isnan(totals[members])] for _, members in scored.groups()]
-    counts = [(values.size, int((values >= PASSES - REWARD_ROUNDING).sum())) for values in judged]
+def marks(scored: Scored, samples: int) -> dict[str, np.ndarray]:
+    """Accuracy, or pass@1, pass@2, pass@4 ... pass@k of several samples (Chen et al. 2021, eq. 1); and the reward.
+
+    A sample passes with the full mark, 1, of every reward that judged it (those that count against it aside). Where a
+    reward leaves the scale from -1 to 1 nobody knows its full mark, and there is no share of passes. Of several rewards
+    the mean of each is told, too.
+    """
+    feedback, members = scored.feedback, [places for _, places in scored.groups()]
+    rewards = np.where(feedback.mask, feedback.rewards, np.nan)
     found = {}
-    for k in powers(samples):
-        shares = [pass_at_k(n, passed, k) if n >= k else np.nan for n, passed in counts]
-        found["accuracy" if samples == 1 else f"pass@{k}"] = np.array(shares, dtype=np.float64)
-    found["reward"] = np.array([values.mean() if values.size else np.nan for values in judged], dtype=np.float64)
+    if not np.any(np.abs(rewards) > 1 + REWARD_ROUNDING):
+        passed = _passed(feedback)
+        judged = [passed[places][~np.isnan(passed[places])] for places in members]
+        for k in powers(samples):
+            shares = [pass_at_k(own.size, int(own.sum()), k) if own.size >= k else np.nan for own in judged]
+            found["accuracy" if samples == 1 else f"pass@{k}"] = np.array(shares, dtype=np.float64)
+    found["reward"] = group_means(members, feedback.totals)
+    if len(feedback.parts) > 1:
+        parts = zip(feedback.parts, rewards.T, strict=True)
+        found |= {f"reward/{part}": group_means(members, own) for part, own in parts}
     return found
+
+
+def alike(sides: Sequence[Answers]) -> list[Answers]:
+    """The answers of several models with the figures that all of them have."""
+    names = [name for name in sides[0].scores if all(name in side.scores for side in sides)]
+    return [replace(side, scores={name: side.scores[name] for name in names}) for side in sides]
+
+
+def _passed(feedback: Feedback) -> np.ndarray:
+    """1 for each sample that passes, 0 for others: float64 ``[S]``, NaN where nothing judged one."""
+    counts = np.asarray(feedback.weights) > 0
+    judged = feedback.mask[:, counts]
+    full = feedback.rewards[:, counts] >= 1 - REWARD_ROUNDING
+    return np.where(judged.any(axis=1), (full | ~judged).all(axis=1), np.nan)
 
 
 def _told(scored: Scored) -> dict[str, float]:
     """What the completions were like: length in tokens, share cut off, share of different ones."""
-    found = group_metrics(scored, PASSES)
+    found = group_metrics(scored)
     names = {"mean_length": "completions/mean_length", "clipped_ratio": "completions/clipped_ratio"}
     return {name: found[key] for name, key in {**names, "distinct": "distinct"}.items() if key in found}
+
+
+def known_texts(questions: Questions) -> list[str]:
+    """What a model reads of some questions: prompts, and right answers where they are known."""
+    texts = [text_of(problem.prompt) for problem in questions.problems]
+    return texts + [text for text in questions.completions or () if isinstance(text, str)]
+
+
+def same_tokens(first: Policy, second: Policy) -> bool:
+    """Whether two models read text in the same tokens."""
+    return bool(first.tokenizer.get_vocab() == second.tokenizer.get_vocab())
 
 
 def _likelihoods(questions: Questions, completions: Sequence[Completion], speaker: Speaker) -> np.ndarray:

@@ -54,7 +54,7 @@ def looped(recipe: ImproveRecipe, problems: int, labelled: bool, passes: int | N
     ``passes`` are the forward passes of a step on the longest samples, None where that is not known.
     """
     update = recipe.update
-    if not isinstance(update, RFTConfig) or update.keep in ("verified", "all"):
+    if update.most_samples(problems, recipe.samples):
         yield "sampling", f"{problems} problems x {recipe.samples} samples = {problems * recipe.samples:,} samples"
     if problems < recipe.problems:
         yield "note", f"{recipe.problems} problems a round asked for, the train rows are only {problems}"
@@ -69,8 +69,8 @@ def looped(recipe: ImproveRecipe, problems: int, labelled: bool, passes: int | N
         share = update.labelled_share if labelled else 0.0
         rows = f"{update.steps} steps x {update.batch_size} rows = {update.steps * update.batch_size:,} rows"
         yield "training", f"{rows}, {share:.0%} of them labelled"
-    if recipe.refine is not None and recipe.refine.held_out:
-        most = _counted(recipe.refine.revisions, "time")
+    if recipe.held_out_revisions:
+        most = _counted(recipe.held_out_revisions, "time")
         yield "held-out answers", f"as drafted, and of base and result as revised, {most} at most"
     yield from _compared(recipe)
     if not isinstance(update, ReflexionConfig):

@@ -33,12 +33,12 @@ def entry(found: Difference) -> dict[str, Any]:
 def judge(results: Sequence[dict[str, Any]], *, same: bool) -> dict[str, Any]:
     """Add ``measure``, ``verdict`` and ``sentence`` to each result that was compared; the comparison as a whole.
 
-    A verdict of better or worse is held to Holm's correction over all that was compared; intervals stand each by
-    itself. ``same``: both are the same model.
+    A verdict of better or worse is held to Holm's correction over all that was compared, and leaves out what either
+    model has met in training; intervals stand each by itself. ``same``: both are the same model.
     """
     compared = [result for result in results if "differences" in result]
     heads = [headline(result) for result in compared]
-    gaps = [result["differences"][head] for result, head in zip(compared, heads, strict=True)]
+    gaps = [words.deciding(result, head) for result, head in zip(compared, heads, strict=True)]
     tested = [place for place, gap in enumerate(gaps) if gap["p"] is not None and gap["n"]]
     corrected = dict(zip(tested, holm([gaps[place]["p"] for place in tested]), strict=True))
     for place, (result, head) in enumerate(zip(compared, heads, strict=True)):
@@ -56,6 +56,8 @@ def headline(result: Mapping[str, Any]) -> str:
         if share in gaps:
             sides = (result["figures"][share]["value"], result["baseline"]["figures"][share]["value"])
             return share if any(sides) or not gaps["reward"]["n"] else "reward"
+    if "reward" in gaps:
+        return "reward"
     return "bits_per_byte" if "bits_per_byte" in gaps else "likelihood"
 
 

@@ -16,7 +16,7 @@ from loopwise.runs.journal import Journal
 from loopwise.runs.lock import run_lock
 from loopwise.runtime import make_runtime
 from loopwise.stages.controls import EventWriter, run_id
-from loopwise.stages.improve import RUN_ID, prepare, run_control
+from loopwise.stages.improve import RUN_ID, Given, prepare, run_control
 from loopwise.workspace import BASE, JOURNAL, Workspace
 
 
@@ -40,7 +40,7 @@ def run_apart(out: Path, name: str, observer: EventWriter) -> None:
                 "--out."
             )
         begun = any(row.round > 0 for row in journal.rounds(run_id(name)))
-        prepared = prepare(stack, recipe, started.threads, policy=base, trial=not begun)
+        prepared = prepare(stack, recipe, started.threads, Given(policy=base), trial=not begun)
         workspace = Workspace(out, journal, observer.note, recipe.runtime.disk_wait)
         prepared.attach(workspace, run_id(name))
         observer.send("figures", figures=run_control(prepared, workspace, name, observer))

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loopwise.config.methods import ReflexionConfig
+from loopwise.config.blocks import OptimizerConfig
+from loopwise.config.methods import optimizer_of
 from loopwise.config.recipes import ImproveRecipe, Recipe
 from loopwise.measuring import Parts
 from loopwise.models.policy import Policy
+from loopwise.monitors import monitored
 from loopwise.session import WATCH_SAMPLES
 from loopwise.stages.controls import KEEPS
 from loopwise.stages.memory import PeakMemory
@@ -73,11 +75,9 @@ def measure(subject: Subject) -> Costs:
     evaluations = {split: evaluate() for split, evaluate in subject.evaluations.items()}
     sampling = subject.sampling() if subject.sampling else None
     watching = _sampled(subject, parts.watched, WATCH_SAMPLES)
-    monitors = parts.recipe.monitors if isinstance(parts.recipe, ImproveRecipe) else None
     monitoring = None
-    if monitors is not None and parts.recipe.gate.metric == "reward":
-        monitored = parts.streams.held_out.get("dev", ())[: monitors.problems]
-        monitoring = _sampled(subject, monitored, monitors.samples)
+    if isinstance(parts.recipe, ImproveRecipe):
+        monitoring = _sampled(subject, monitored(parts.recipe, parts.streams), parts.recipe.monitors.samples)
     peak = memory.read()
     del held
     load = os.getloadavg()[0] / len(os.sched_getaffinity(0))
@@ -122,10 +122,10 @@ def run_seconds(recipe: Recipe, costs: Costs) -> dict[str, float]:
     }
     sampling = recipe.rounds * costs.sampling.seconds if costs.sampling else 0.0
     found = {**shared, "evaluation": (recipe.rounds + 1) * each_round + 2 * last, "sampling": sampling}
-    if isinstance(recipe, ImproveRecipe) and recipe.refine is not None and revises(recipe):
+    if isinstance(recipe, ImproveRecipe) and recipe.held_out_revisions:
         # The answers of the base and of the result are revised; those of the rounds between are not.
         once = sum(costs.evaluations[split].seconds for split in ("dev", "test") if split in costs.evaluations)
-        found["revising"] = 2 * recipe.refine.revisions * once
+        found["revising"] = 2 * recipe.held_out_revisions * once
     loop = sum(found.values())
     if not isinstance(recipe, ImproveRecipe) or not recipe.controls:
         return {**found, "total": loop}
@@ -134,11 +134,6 @@ def run_seconds(recipe: Recipe, costs: Costs) -> dict[str, float]:
     beside = recipe.runtime.processes - 1
     total = max(loop, controls / min(beside, len(recipe.controls))) if beside else loop + controls
     return {**found, "controls": controls, "total": total}
-
-
-def revises(recipe: Recipe) -> bool:
-    """Whether held-out answers are measured as revised, too."""
-    return isinstance(recipe, ImproveRecipe) and recipe.refine is not None and recipe.refine.held_out
 
 
 def disk_bytes(recipe: Recipe, costs: Costs) -> dict[str, int]:
@@ -168,21 +163,22 @@ def figures(recipe: Recipe, costs: Costs) -> dict[str, Any]:
         "run_seconds": run_seconds(recipe, costs),
         "run_seconds_are_at_most": is_at_most(recipe, costs),
         "load_per_core": costs.load,
-        "learning_rate": None if costs.sweep is None else _rates(recipe, costs.sweep),
+        "learning_rate": _rates(optimizer_of(recipe.update), costs.sweep),
     }
 
 
 def is_at_most(recipe: Recipe, costs: Costs) -> bool:
     """Whether samples were cut short, or there may be fewer of them, and the run may take less."""
-    if revises(recipe):
+    if isinstance(recipe, ImproveRecipe) and recipe.held_out_revisions:
         return True
     drawn = costs.sampling, costs.watching, costs.monitoring
     return any(timed.at_most for timed in (*costs.evaluations.values(), *drawn) if timed)
 
 
-def _rates(recipe: Recipe, sweep: Sweep) -> dict[str, Any]:
-    assert not isinstance(recipe.update, ReflexionConfig)
-    optimizer = recipe.update.optimizer
+def _rates(optimizer: OptimizerConfig | None, sweep: Sweep | None) -> dict[str, Any] | None:
+    """What the sweep found, beside the rates of the recipe; None where none was taken."""
+    if optimizer is None or sweep is None:
+        return None
 
     def at(factor: float | None) -> dict[str, float] | None:
         return None if factor is None else rates(optimizer, factor)

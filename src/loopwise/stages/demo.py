@@ -44,14 +44,15 @@ def demo(
     tuning, improving = demo_recipes(seed, rounds, all_controls)
     threads = recorded_threads(out, RUN_ID, resume=resume)
     with ExitStack() as stack:
-        before = finetune.prepare(stack, tuning, threads)
+        before = finetune.prepare(stack, tuning, threads, trial=not resume)
         workspace = stack.enter_context(
             open_workspace(out, resume=resume, note=observer.note, disk_wait=tuning.runtime.disk_wait)
         )
         _enter(workspace, seed, improving, all_controls, before.runtime.threads)
         stages, base = finetune.tune_in(workspace, before, observer)
         workspace.store(lambda: workspace.journal.set_status(finetune.RUN_ID, "finished"))
-        after = improve.prepare(stack, improving, before.runtime.threads, policy=base.incumbent, trial=False)
+        given = improve.Given(policy=base.incumbent)
+        after = improve.prepare(stack, improving, before.runtime.threads, given, trial=False)
         ended = improve.improve_in(workspace, after, observer)
         stages = {"untrained": stages["untrained"], **ended.stages}
         everything = replace(ended.position, budget=_sum(workspace))

@@ -15,16 +15,18 @@ from loopwise.config.blocks import RuntimeConfig
 from loopwise.errors import ConfigError
 from loopwise.evaluate.sources import Surroundings
 from loopwise.generate.local import LocalGenerator
+from loopwise.models.tokens import unknown_share
 from loopwise.observer import Observer
 from loopwise.runtime import make_runtime
 from loopwise.stages import endpoints
-from loopwise.stages.answers import Answers, answers, tried
+from loopwise.stages.answers import Answers, alike, answers, known_texts, same_tokens, tried
 from loopwise.stages.comparison import differences, judge
-from loopwise.stages.contamination import Training, contamination, training_of
+from loopwise.stages.contamination import contamination
 from loopwise.stages.generation import Speaker, model_folder, open_model
 from loopwise.stages.probing import Probing, check_probing, open_probing, probe
 from loopwise.stages.questions import Examination, Opening, Questions, doubts, open_questions
-from loopwise.stages.texts import open_texts, read, text_differences, text_result
+from loopwise.stages.texts import check_known, open_texts, read, text_differences, text_result
+from loopwise.stages.trained_on import Training, training_of
 from loopwise.types import Sampling
 
 
@@ -97,34 +99,45 @@ def evaluate_model(model: str, examination: Examination, observer: Observer | No
 def _prepare(model: str, examination: Examination, stack: ExitStack, observer: Observer) -> Prepared:
     runtime = make_runtime(RuntimeConfig(), examination.seed)
     remote = endpoints.enter_endpoints(stack, examination.endpoints)
+    local = LocalGenerator(runtime)
     around = Surroundings(
         runtime=runtime,
-        generator=LocalGenerator(runtime),
+        writer=local,
+        local=local,
         endpoints=remote,
         seed=examination.seed,
         samples=examination.samples,
     )
     opening = Opening(stack, around)
+    probing = open_probing(examination, opening) if examination.bias else None
     asked = list(open_questions(examination, opening))
     texts = open_texts(examination)
-    probing = open_probing(examination, opening) if examination.bias else None
     if examination.harness and not Path(examination.harness).is_file():
         raise ConfigError(f"--harness {examination.harness}: no such file. Name a row file.")
-    for doubt in doubts(Path(model), examination):
-        observer.note("warning", doubt)
+    named = list(filter(None, (model, examination.baseline)))
+    for name in dict.fromkeys(named):
+        for doubt in doubts(Path(name), examination):
+            observer.note("warning", doubt)
     judged = [questions for questions in asked if questions.feedback]
     subjects = []
-    for name in filter(None, (model, examination.baseline)):
+    for name in named:
         policy, own = open_model(name, examination.seed, sampled=bool(judged or probing))
         speaker = Speaker(policy, own, examination.sampling, examination.max_tokens)
         if probing:
             check_probing(probing, speaker)
+        check_known(texts, speaker)
+        for questions in asked:
+            if share := unknown_share(policy, known_texts(questions)):
+                observer.note(
+                    "warning",
+                    f"{questions.name}: {share:.2%} of the tokens that {name} reads are {policy.tokenizer.unk_token}, "
+                    "text that its tokenizer does not know and reads all alike. Its figures may mislead.",
+                )
         subjects.append(Subject(name, speaker, training_of(name) if asked else Training()))
     samplings = {}
     for questions in judged:
         assert questions.feedback is not None
         fits = [tried(questions, questions.feedback, subject.speaker) for subject in subjects]
-        # Completions of two models are compared at the same length.
         samplings[questions.name] = min(fits, key=lambda sampling: sampling.max_tokens)
     return Prepared(examination, subjects, asked, texts, probing, samplings, remote)
 
@@ -132,11 +145,18 @@ def _prepare(model: str, examination: Examination, stack: ExitStack, observer: O
 def _examined(questions: Questions, prepared: Prepared, observer: Observer) -> dict[str, Any]:
     """The figures of some questions, alone or beside the baseline's, with and without what was met in training."""
     sampling = prepared.samplings.get(questions.name)
-    sides = [
-        answers(questions, sampling, prepared.examination, subject.speaker, observer) for subject in prepared.subjects
-    ]
+    examination, subjects = prepared.examination, prepared.subjects
+    sides = alike([answers(questions, sampling, examination, subject.speaker, observer) for subject in subjects])
     result = {"name": questions.name, "kind": questions.kind, "problems": len(questions.problems)}
     result |= _side(sides[0])
+    if len(sides) > 1 and any(side.completions.get("clipped_ratio") for side in sides):
+        first, second = (subject.speaker.policy for subject in subjects)
+        if not same_tokens(first, second):
+            observer.note(
+                "warning",
+                f"{questions.name}: some answers were cut off, and the two models' tokens differ, so as many tokens "
+                "are not as much text. Raise --max-tokens, or name a --stop.",
+            )
     if len(sides) > 1:
         result |= {"baseline": _side(sides[1]), "differences": differences(sides[0].scores, sides[1].scores)}
     return result | _contaminated(questions, prepared, sides)
@@ -188,12 +208,14 @@ def _probed(prepared: Prepared, observer: Observer) -> dict[str, Any] | None:
 
 def _harnessed(prepared: Prepared) -> list[dict[str, Any]]:
     """What lm-evaluation-harness says of each model."""
-    rows = prepared.examination.harness
+    rows, most = prepared.examination.harness, prepared.examination.problems
     if rows is None:
         return []
     from loopwise.stages.harness import run_harness
 
-    return [{"model": one.name, **run_harness(model_folder(one.name), Path(rows))} for one in prepared.subjects]
+    return [
+        {"model": one.name, **run_harness(model_folder(one.name), Path(rows), limit=most)} for one in prepared.subjects
+    ]
 
 
 def _known(subject: Subject) -> dict[str, Any]:

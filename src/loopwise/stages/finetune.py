@@ -6,7 +6,6 @@ held out is compared by the likelihood of the chosen ones, or by rewards.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,10 +14,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from loopwise.config.methods import SFTConfig
-from loopwise.config.reading import load_recipe
 from loopwise.config.recipes import TuneRecipe
 from loopwise.errors import ConfigError, DataError
-from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.evaluate.loading import load_feedback
+from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.sources import Surroundings
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
@@ -32,15 +31,14 @@ from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.session import Run, Stages
 from loopwise.stages import endpoints
+from loopwise.stages.beginning import beginning
 from loopwise.stages.updates import check_reference
 from loopwise.starting import (
     TRIAL_PROBLEMS,
     comparable,
-    recorded_threads,
     reward_fingerprint,
     row_counts,
     start_policy,
-    take_place,
     tell_rows,
     texts_of,
     try_rewards,
@@ -53,7 +51,7 @@ from loopwise.update.comparisons import ComparingConfig, Comparison
 from loopwise.update.pairs import LabelledPairs, encode_pairs
 from loopwise.update.rows import Encoding, encode_labelled
 from loopwise.update.sft import SFT
-from loopwise.workspace import Workspace, open_workspace
+from loopwise.workspace import Workspace
 
 RUN_ID = "tune"
 REJECTED = "rejected"
@@ -80,12 +78,12 @@ class Prepared:
     def as_run(self) -> Run:
         """What the journal knows it as."""
         parts = Parts(
-            self.recipe,
-            self.streams,
-            self.runtime,
-            self.update,
-            LocalGenerator(self.runtime),
-            self.feedback,
+            recipe=self.recipe,
+            streams=self.streams,
+            runtime=self.runtime,
+            update=self.update,
+            generator=LocalGenerator(self.runtime),
+            feedback=self.feedback,
             exhausted=partial(endpoints.exhausted, self.remote),
         )
         return Run(RUN_ID, "tune", parts, self.base, reward_fingerprint(self.recipe.rewards))
@@ -112,26 +110,20 @@ def tune(
 
     Raises LoopwiseError for anything a person can mend, before anything is written.
     """
-    began = time.monotonic()
-    out = Path(out)
-    if not isinstance(recipe, TuneRecipe):
-        recipe = load_recipe(TuneRecipe, recipe)
-    with ExitStack() as stack:
-        observer = take_place(stack, observer)
-        prepared = prepare(stack, recipe, recorded_threads(out, RUN_ID, resume=resume))
-        workspace = stack.enter_context(
-            open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
-        )
-        tell_rows(observer, prepared.encodings)
-        stages, position = tune_in(workspace, prepared, observer)
+    with beginning(TuneRecipe, recipe, out, RUN_ID, resume=resume, observer=observer) as start:
+        prepared = prepare(start.stack, start.recipe, start.threads, trial=not resume)
+        workspace = start.open_workspace()
+        tell_rows(start.observer, prepared.encodings)
+        stages, position = tune_in(workspace, prepared, start.observer)
         rows = row_counts(prepared.encodings)
         for source in prepared.streams.sources:
             rows[source.name]["left_out"] = source.left_out
             if source.left_out:
-                observer.note("info", f"{source.name}: {source.left_out:,} rows are no example to learn, and left out")
+                told = f"{source.name}: {source.left_out:,} rows are no example to learn, and left out"
+                start.observer.note("info", told)
         spent = endpoints.spent(prepared.remote)
         more = {"rows": rows, **({"endpoints": spent} if spent else {})}
-        return conclude(workspace, RUN_ID, recipe, stages, position, began, more)
+        return conclude(workspace, RUN_ID, start.recipe, stages, position, start.began, more)
 
 
 def tune_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tuple[Stages, Position]:
@@ -149,8 +141,12 @@ def tune_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> tup
     return stages, position
 
 
-def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) -> Prepared:
-    """Resolve everything a recipe names. Writes nothing; reward workers and endpoints are entered on ``stack``."""
+def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None, *, trial: bool = True) -> Prepared:
+    """Resolve everything a recipe names and try its rewards. Writes nothing.
+
+    Reward workers and endpoints are entered on ``stack``. Without ``trial`` no samples are drawn. Raises LoopwiseError
+    for anything a person can mend.
+    """
     if recipe.has_idle_rewards:
         raise ConfigError(
             'key "rewards": `loopwise tune` measures them where gate.metric is reward, and here it is likelihood. '
@@ -175,12 +171,23 @@ def prepare(stack: ExitStack, recipe: TuneRecipe, threads: int | None = None) ->
         recipe.rewards,
         reference_columns=streams.reference_columns,
         label_free=False,
-        surroundings=Surroundings(runtime=runtime, generator=generator, endpoints=remote, seed=recipe.seed),
+        surroundings=Surroundings(
+            runtime=runtime, writer=generator, local=generator, endpoints=remote, seed=recipe.seed
+        ),
     )
     stack.enter_context(feedback)
-    if recipe.rewards and threads is None:
+    if recipe.rewards and trial:
         try_rewards(recipe, base, generator, streams.labelled[:TRIAL_PROBLEMS], feedback)
-    return Prepared(recipe, runtime, streams, base, update, feedback, encodings, remote)
+    return Prepared(
+        recipe=recipe,
+        runtime=runtime,
+        streams=streams,
+        base=base,
+        update=update,
+        feedback=feedback,
+        encodings=encodings,
+        remote=remote,
+    )
 
 
 def _check_update(recipe: TuneRecipe, base: Policy) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ from loopwise.types import Problem, PromptState
 
 Kind = Literal["generate_until", "multiple_choice", "loglikelihood"]
 TASK = "rows"
+STDERR = 2
+"""The process's standard error, whatever ``sys.stderr`` is."""
 BATCH = 16
 RESAMPLED = 1000
 """Bootstrap samples behind the standard error of a figure that is no mean."""
@@ -223,6 +226,27 @@ def _figures(results: Mapping[str, Any]) -> dict[str, float]:
 def _quiet() -> Iterator[None]:
     """Keep progress bars and advice of the harness off the terminal; its errors still come."""
     said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stderr(said),
+        contextlib.redirect_stdout(said),
+        warnings.catch_warnings(),
+        _quiet_children(),
+    ):
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _quiet_children() -> Iterator[None]:
+    """Keep what programs write that the harness starts (it asks git for a commit) off the terminal.
+
+    They have no stream of Python's, only the process's own standard error.
+    """
+    kept = os.dup(STDERR)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -11,35 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from loopwise import loop
-from loopwise.config.methods import RFTConfig, rows_config
-from loopwise.config.reading import load_recipe
+from loopwise.config.methods import rows_config
 from loopwise.config.recipes import ImproveRecipe
-from loopwise.errors import ConfigError, LoopwiseError, nearest
-from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.errors import LoopwiseError
+from loopwise.evaluate.loading import load_feedback
+from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.sources import Surroundings
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
 from loopwise.measuring import Parts
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import encode_fitting
 from loopwise.observer import Observer
-from loopwise.remote.client import Endpoint
+from loopwise.remote.client import find_endpoint
 from loopwise.remote.generator import RemoteGenerator
 from loopwise.results import Result, conclude, write_policy
 from loopwise.runtime import Runtime, make_runtime, run_async
 from loopwise.session import Run, Stages
 from loopwise.stages import endpoints
+from loopwise.stages.beginning import beginning
 from loopwise.stages.controls import Figures, OneAtATime, SideRuns, control_recipe, failure_of, run_id, stage_name
-from loopwise.stages.updates import build_update, uses_gold
+from loopwise.stages.promises import check_promises, check_refinement, check_rows
+from loopwise.stages.updates import Built, build_update
 from loopwise.starting import (
     TRIAL_PROBLEMS,
     comparable,
-    recorded_threads,
     reward_fingerprint,
     row_counts,
     start_policy,
-    take_place,
     tell_rows,
     texts_of,
     try_rewards,
@@ -48,11 +46,37 @@ from loopwise.tasks.base import Streams
 from loopwise.tasks.curriculum import check_curriculum
 from loopwise.tasks.rewards import with_task_rewards
 from loopwise.tasks.streams import open_streams
-from loopwise.types import Feedback, FeedbackSource, Generator, Sample, Update
-from loopwise.update.rows import Encoding, encode_labelled
-from loopwise.workspace import BASE, Workspace, open_workspace
+from loopwise.types import Feedback, FeedbackSource, Generator, Problem, Sample, Update
+from loopwise.update.rows import Encoding
+from loopwise.workspace import BASE, Workspace
 
 RUN_ID = "improve"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What Python puts in the place of a recipe's own parts; None leaves the recipe's."""
+
+    rewards: Sequence[Callable[..., Any]] | None = None
+    update: Update | None = None
+    generator: Generator | None = None
+    policy: Policy | None = None
+
+    @property
+    def own_parts(self) -> bool:
+        """Whether update, generator and rewards are those of the recipe."""
+        return self.rewards is None and self.update is None and self.generator is None
+
+
+NOTHING = Given()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Real samples of a few problems, drawn before the run, and what the rewards said of them."""
+
+    samples: tuple[Sample, ...]
+    feedback: Feedback
 
 
 @dataclass(frozen=True)
@@ -71,8 +95,7 @@ class Prepared:
     generator: Generator
     feedback: FeedbackSource
     report: FeedbackSource | None
-    trial: tuple[Sample, ...]
-    trial_feedback: Feedback
+    trial: Trial
     own_parts: bool
     encodings: Mapping[str, Encoding]
     read_besides: Mapping[str, str]
@@ -85,13 +108,13 @@ class Prepared:
     def as_run(self, name: str) -> Run:
         """What the journal knows as run ``name``."""
         parts = Parts(
-            self.recipe,
-            self.streams,
-            self.runtime,
-            self.update,
-            self.generator,
-            self.feedback,
-            self.report,
+            recipe=self.recipe,
+            streams=self.streams,
+            runtime=self.runtime,
+            update=self.update,
+            generator=self.generator,
+            feedback=self.feedback,
+            report=self.report,
             watched=self.streams.watch,
             exhausted=partial(endpoints.exhausted, self.remote),
         )
@@ -131,18 +154,11 @@ def improve(
     ``generator`` and ``policy`` may replace the recipe's own. Raises LoopwiseError for anything a person can mend,
     before anything is written.
     """
-    began = time.monotonic()
-    out = Path(out)
-    if not isinstance(recipe, ImproveRecipe):
-        recipe = load_recipe(ImproveRecipe, recipe)
-    with ExitStack() as stack:
-        observer = take_place(stack, observer)
-        threads = recorded_threads(out, RUN_ID, resume=resume)
-        prepared = prepare(stack, recipe, threads, rewards, update, generator, policy, trial=not resume)
-        workspace = stack.enter_context(
-            open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
-        )
-        return finish(workspace, recipe, improve_in(workspace, prepared, observer), began)
+    given = Given(rewards=rewards, update=update, generator=generator, policy=policy)
+    with beginning(ImproveRecipe, recipe, out, RUN_ID, resume=resume, observer=observer) as start:
+        prepared = prepare(start.stack, start.recipe, start.threads, given, trial=not resume)
+        workspace = start.open_workspace()
+        return finish(workspace, start.recipe, improve_in(workspace, prepared, start.observer), start.began)
 
 
 def improve_in(workspace: Workspace, prepared: Prepared, observer: Observer) -> Ended:
@@ -193,75 +209,85 @@ def prepare(
     stack: ExitStack,
     recipe: ImproveRecipe,
     threads: int | None = None,
-    rewards: Sequence[Callable[..., Any]] | None = None,
-    update: Update | None = None,
-    generator: Generator | None = None,
-    policy: Policy | None = None,
+    given: Given = NOTHING,
     *,
     trial: bool = True,
 ) -> Prepared:
     """Resolve everything a recipe names and try it: rows, model, rewards on three real samples. Writes nothing.
 
-    What has to be closed (reward workers) is entered on ``stack``.
+    What has to be closed (reward workers, endpoints) is entered on ``stack``. Without ``trial`` no samples are drawn.
+    Raises LoopwiseError for anything a person can mend.
     """
-    _check_promises(recipe)
+    check_promises(recipe)
     recipe = with_task_rewards(recipe)
     runtime = make_runtime(recipe.runtime, recipe.seed, threads)
     opened = open_streams(recipe.data, recipe.seed, supervised=False)
     streams = opened.without_references() if recipe.label_free else opened
-    own_parts = rewards is None and update is None and generator is None
     remote = endpoints.enter_endpoints(stack, recipe.endpoints)
-    local = LocalGenerator(runtime)
-    writer = recipe.generator or recipe.model.endpoint
-    if generator is None:
-        generator = RemoteGenerator(_endpoint(remote, writer)) if writer else local
-    around = Surroundings(
-        runtime=runtime,
-        generator=local if recipe.model.endpoint is None else generator,
-        endpoints=remote,
-        seed=recipe.seed,
-        samples=recipe.samples,
-        label_free=recipe.label_free,
-    )
-    feedback, report = _judges(stack, recipe, rewards, streams.reference_columns, around)
-    _check_refinement(recipe, feedback)
-    base = policy or start_policy(recipe.model, runtime, lambda: texts_of(streams))
-    encodings: dict[str, Encoding] = {}
+    generator, around = _generators(recipe, remote, runtime, given.generator)
+    feedback, report = _judges(stack, recipe, given.rewards, streams.reference_columns, around)
+    check_refinement(recipe, feedback)
+    base = given.policy or start_policy(recipe.model, runtime, lambda: texts_of(streams))
+    compared: Mapping[str, Encoding] = {}
     if recipe.gate.metric == "likelihood":
-        streams, encodings = comparable(base, streams, rows_config(recipe.update))
-    besides: Mapping[str, str] = {}
-    if update is None:
-        built = build_update(recipe, streams, base, runtime)
-        update, besides, encodings = built.update, built.fingerprint, {**built.encodings, **encodings}
-    loop.check_needs(update, generator.offers, reference=base.weights is not None)
-    _check_rows(recipe, streams, base)
+        streams, compared = comparable(base, streams, rows_config(recipe.update))
+    built = Built(given.update) if given.update is not None else build_update(recipe, streams, base, runtime)
+    loop.check_needs(built.update, generator.offers, reference=base.weights is not None)
+    check_rows(recipe, streams, base)
     if recipe.curriculum:
         check_curriculum(streams)
     if isinstance(generator, LocalGenerator):
         check_sampling(base, runtime)
-    samples: tuple[Sample, ...] = ()
-    judged = Feedback.empty(0)
+    tried = Trial((), Feedback.empty(0))
     if trial:
-        tried = list(streams.draw(1, TRIAL_PROBLEMS))[:TRIAL_PROBLEMS]
-        samples, judged = try_rewards(recipe, base, generator, tried, feedback)
+        samples, judged = try_rewards(recipe, base, generator, _first(streams), feedback)
+        tried = Trial(samples, judged)
         if report is not None:
-            run_async(report.asking(base).check(opened.draw(1, TRIAL_PROBLEMS)[:TRIAL_PROBLEMS], samples))
+            run_async(report.asking(base).check(_first(opened), samples))
     return Prepared(
-        recipe,
-        runtime,
-        streams,
-        base,
-        update,
-        generator,
-        feedback,
-        report,
-        samples,
-        judged,
-        own_parts,
-        encodings,
-        besides,
-        remote,
+        recipe=recipe,
+        runtime=runtime,
+        streams=streams,
+        base=base,
+        update=built.update,
+        generator=generator,
+        feedback=feedback,
+        report=report,
+        trial=tried,
+        own_parts=given.own_parts,
+        encodings={**built.encodings, **compared},
+        read_besides=built.fingerprint,
+        remote=remote,
     )
+
+
+def _generators(
+    recipe: ImproveRecipe, remote: endpoints.Endpoints, runtime: Runtime, given: Generator | None
+) -> tuple[Generator, Surroundings]:
+    """Who draws the samples, and what judges may use; ``given`` takes the place of the recipe's generator."""
+    local = LocalGenerator(runtime)
+    generator: Generator = local
+    if given is not None:
+        generator = given
+    elif recipe.generator:
+        generator = RemoteGenerator(find_endpoint(remote, recipe.generator, 'key "generator"'))
+    elif recipe.model.endpoint:
+        generator = RemoteGenerator(find_endpoint(remote, recipe.model.endpoint, 'key "model.endpoint"'))
+    around = Surroundings(
+        runtime=runtime,
+        # A judge that asks the policy asks the model itself, whoever writes the samples for it.
+        writer=local if recipe.model.endpoint is None else generator,
+        local=local,
+        endpoints=remote,
+        seed=recipe.seed,
+        samples=recipe.samples,
+    )
+    return generator, around
+
+
+def _first(streams: Streams) -> Sequence[Problem]:
+    """The problems that rewards are tried on."""
+    return streams.draw(1, TRIAL_PROBLEMS)[:TRIAL_PROBLEMS]
 
 
 def _judges(
@@ -288,67 +314,6 @@ def _judges(
         report = load_feedback(recipe.report_rewards, reference_columns=columns, label_free=False, surroundings=around)
         told = stack.enter_context(report)
     return feedback, told
-
-
-def _endpoint(remote: endpoints.Endpoints, name: str) -> Endpoint:
-    if name not in remote:
-        raise ConfigError(f'"{name}" is none of the endpoints. {nearest(name, remote)} Name it under "endpoints:".')
-    return remote[name]
-
-
-def _check_refinement(recipe: ImproveRecipe, feedback: RewardSum) -> None:
-    """Refuse a refinement of held-out answers that could not be measured, and keys of it that nothing reads."""
-    refine = recipe.refine
-    if refine is None:
-        return
-    mend = "Set refine.held_out: false, or leave refine out."
-    if refine.held_out and recipe.gate.metric == "likelihood":
-        raise ConfigError(f'key "refine": gate.metric: likelihood draws no held-out answers to revise. {mend}')
-    if refine.held_out and feedback.compares:
-        raise ConfigError(
-            f'key "refine": {feedback.name} sets the samples of a problem beside each other, and held-out answers are '
-            f"revised one by one. {mend}"
-        )
-    if not refine.held_out and refine.changed("revisions"):
-        raise ConfigError(
-            'key "refine.revisions": is of held-out answers, and does nothing with held_out: false; ilf draws '
-            "update.revisions of each draft. Leave it out."
-        )
-
-
-def _check_promises(recipe: ImproveRecipe) -> None:
-    told = [name for name in ("truth", "pass_at_k") if getattr(recipe.monitors, name).roll_back is not None]
-    if recipe.label_free and recipe.report_rewards and told:
-        raise ConfigError(
-            f'key "monitors.{told[0]}.roll_back": report_rewards know the truth, which decides nothing in a label_free '
-            "run. Leave it out; warn may stay."
-        )
-    if recipe.label_free and recipe.gate.metric == "likelihood":
-        raise ConfigError('key "gate.metric": likelihood reads references, which a label_free run may not. Use reward.')
-    if recipe.label_free and "gold" in recipe.controls:
-        raise ConfigError('key "controls": gold trains on references, which a label_free run may not. Leave it out.')
-    if recipe.label_free and uses_gold(recipe.update):
-        key, mend = "method", "Take a method that learns from rewards alone, such as dpo."
-        if isinstance(recipe.update, RFTConfig):
-            key, mend = "keep", "Leave it out."
-        raise ConfigError(f'key "update.{key}": it trains on references, which a label_free run may not. {mend}')
-    if recipe.label_free and recipe.data.labelled:
-        raise ConfigError(
-            'key "data.labelled": a label_free run learns from no labelled rows. Leave it out, and give the model what '
-            "labels there are with `loopwise tune` before."
-        )
-    if "labelled" in recipe.controls and not recipe.data.labelled:
-        raise ConfigError('key "controls": labelled needs labelled rows. Name them with data.labelled.')
-
-
-def _check_rows(recipe: ImproveRecipe, streams: Streams, base: Policy) -> None:
-    """Refuse rows that the run would only stumble over later: prompts too long, completions that are not there."""
-    train = streams.draw(1, streams.train_count) if streams.train_count else ()
-    if base.weights is not None:
-        for name, problems in {**streams.held_out, "train": train}.items():
-            encode_fitting(base, problems, recipe.sampling.max_tokens, name)
-    if uses_gold(recipe.update) or "gold" in recipe.controls:
-        encode_labelled(base, train, list(map(streams.completion, train)), rows_config(recipe.update), "train")
 
 
 def run_control(prepared: Prepared, workspace: Workspace, name: str, observer: Observer) -> Figures:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from loopwise.config.reading import load_recipe
 from loopwise.config.recipes import JudgeRecipe, MaskedRecipe
 from loopwise.data.judged import Example, Examples, open_examples
 from loopwise.errors import ConfigError, DataError
 from loopwise.evaluate.calibration import bound_of, fit_temperature
 from loopwise.evaluate.judged import JudgedRows
-from loopwise.evaluate.rewards import load_feedback
+from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.stats import difference
 from loopwise.generate.local import LocalGenerator
 from loopwise.loop import Position
@@ -30,13 +28,13 @@ from loopwise.report import write_report
 from loopwise.results import Result, write_policy
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.session import Run, Session
+from loopwise.stages.beginning import beginning
 from loopwise.stages.masked import MaskedTexts
 from loopwise.stages.misjudged import misjudged
-from loopwise.starting import recorded_threads, take_place
 from loopwise.tasks.base import Streams
 from loopwise.types import Update
 from loopwise.update.judging import JudgedRow, Judging
-from loopwise.workspace import Workspace, open_workspace, write_json
+from loopwise.workspace import Workspace, write_json
 
 RUN_ID = "judge"
 MASKED_RUN_ID = "masked"
@@ -96,17 +94,15 @@ class Prepared:
     def _parts(
         self, recipe: JudgeRecipe | MaskedRecipe, update: Update, splits: Sequence[str], **measures: Any
     ) -> Parts:
-        streams = Streams(
-            draw=lambda round, count: (),
-            held_out=dict.fromkeys(splits, ()),
-            labelled=(),
-            completion_column="",
-            reference_columns=(),
-            train_count=None,
-            fingerprint=self.examples.fingerprint,
+        return Parts(
+            recipe=recipe,
+            streams=Streams.without_problems(splits, self.examples.fingerprint),
+            runtime=self.runtime,
+            update=update,
+            generator=LocalGenerator(self.runtime),
+            feedback=RewardSum(()),
+            **measures,
         )
-        feedback = load_feedback((), reference_columns=(), label_free=False)
-        return Parts(recipe, streams, self.runtime, update, LocalGenerator(self.runtime), feedback, **measures)
 
 
 def train_judge(
@@ -121,23 +117,16 @@ def train_judge(
     ``out`` is then what the reward ``trained_judge`` takes as its ``path``. Raises LoopwiseError for anything a person
     can mend, before anything is written.
     """
-    began = time.monotonic()
-    out = Path(out)
-    if not isinstance(recipe, JudgeRecipe):
-        recipe = load_recipe(JudgeRecipe, recipe)
-    with ExitStack() as stack:
-        observer = take_place(stack, observer)
-        prepared = prepare(recipe, recorded_threads(out, RUN_ID, resume=resume))
-        workspace = stack.enter_context(
-            open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
-        )
-        _tell_rows(observer, prepared)
+    with beginning(JudgeRecipe, recipe, out, RUN_ID, resume=resume, observer=observer) as start:
+        prepared = prepare(start.recipe, start.threads)
+        workspace = start.open_workspace()
+        _tell_rows(start.observer, prepared)
         run = prepared.as_run()
         files = run.enter(workspace)  # before the run that comes first: the folder is made for this one
-        base = _read(workspace, prepared, observer)
-        session = Session(run.parts, files, observer)
+        base = _read(workspace, prepared, start.observer)
+        session = Session(run.parts, files, start.observer)
         position = session.run(base)
-        return _conclude(workspace, prepared, session, base, position, began)
+        return _conclude(workspace, prepared, session, base, position, start.began)
 
 
 def prepare(recipe: JudgeRecipe, threads: int | None = None) -> Prepared:

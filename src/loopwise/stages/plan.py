@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.config.methods import DistillConfig, ILFConfig, OnlineConfig, ReflexionConfig, RFTConfig
+from loopwise.config.methods import DistillConfig, OnlineConfig, optimizer_of
 from loopwise.config.recipes import ImproveRecipe, PretrainRecipe, Recipe, TuneRecipe
 from loopwise.models.policy import Policy
 from loopwise.report.numbers import duration, whole
@@ -46,7 +46,7 @@ def examine(recipe: Recipe) -> Plan:
     """
     with ExitStack() as stack:
         if isinstance(recipe, PretrainRecipe):
-            text = pretrain.prepare(stack, recipe)
+            text = pretrain.prepare(recipe)
             costs = measure(pretraining(text))
             sections = _common(recipe, text.base, text.runtime, costs, dict(_corpus(text)))
             sections["each round"] = dict(_windows(text))
@@ -65,8 +65,7 @@ def examine(recipe: Recipe) -> Plan:
             labelled = bool(looped.streams.labelled)
             sections["each round"] = dict(arithmetic.looped(recipe, problems, labelled, costs.passes))
             sections["rewards on three real samples"] = dict(_trial(looped))
-        took_steps = not isinstance(recipe.update, ReflexionConfig)
-        sections["measured on two steps" if took_steps else "measured"] = dict(_measured(recipe, costs))
+        sections["measured on two steps" if recipe.update.trains else "measured"] = dict(_measured(recipe, costs))
         sections["the whole run, from these"] = dict(_whole(recipe, costs))
         sections["learning rate"] = dict(_rates(recipe, costs))
         return Plan(sections, figures(recipe, costs))
@@ -129,8 +128,8 @@ def _windows(prepared: pretrain.Prepared) -> Iterator[tuple[str, str]]:
 
 def _trial(prepared: improve.Prepared) -> Iterator[tuple[str, str]]:
     problems = {problem.id: problem for problem in prepared.streams.draw(1, TRIAL_PROBLEMS)[:TRIAL_PROBLEMS]}
-    totals = prepared.trial_feedback.totals
-    for sample, total in zip(prepared.trial, totals.tolist(), strict=True):
+    totals = prepared.trial.feedback.totals
+    for sample, total in zip(prepared.trial.samples, totals.tolist(), strict=True):
         verdict = "could not be judged" if math.isnan(total) else f"{total:g}"
         which = "" if sample.index == 0 else f", sample {sample.index + 1}"
         yield f"{str(problems[sample.problem_id].prompt)[-40:]!r}{which}", f"{sample.text[:60]!r} -> {verdict}"
@@ -145,7 +144,7 @@ def _memory(runtime: Runtime, costs: Costs) -> str:
 
 def _measured(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
     steps, update = costs.steps, recipe.update
-    rehearsed = isinstance(recipe, ImproveRecipe) and not isinstance(update, RFTConfig | ILFConfig)
+    rehearsed = isinstance(recipe, ImproveRecipe) and not update.imitates_rows
     rows = " on samples of sampling.max_tokens tokens, after drawing them" if rehearsed else " on the longest rows"
     if isinstance(recipe, PretrainRecipe):
         rows = ""
@@ -184,10 +183,10 @@ def _whole(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
 
 
 def _rates(recipe: Recipe, costs: Costs) -> Iterator[tuple[str, str]]:
-    if isinstance(recipe.update, ReflexionConfig):
+    optimizer, sweep = optimizer_of(recipe.update), costs.sweep
+    if optimizer is None:
         yield "none", f"{costs.unswept}"
         return
-    optimizer, sweep = recipe.update.optimizer, costs.sweep
 
     def at(factor: float) -> str:
         return ", ".join(f"{name} {rate:.1e}" for name, rate in rates(optimizer, factor).items())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from loopwise.config.reading import load_recipe
 from loopwise.config.recipes import PretrainRecipe
 from loopwise.data.corpus import Corpus, open_corpus
 from loopwise.data.encoding import encode_documents
@@ -21,22 +18,23 @@ from loopwise.data.windows import HeldOut, Packed, evaluation_windows, pack
 from loopwise.errors import ConfigError, ModelError, VocabularyError
 from loopwise.evaluate.floor import measure_floor
 from loopwise.evaluate.perplexity import UNLIMITED, Perplexity, keeps_apart, window_sums
-from loopwise.evaluate.rewards import RewardSum, load_feedback
+from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.stats import mean_interval
 from loopwise.generate.check import check_sampling
 from loopwise.generate.local import LocalGenerator
 from loopwise.measuring import Parts
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import encode_fitting, encode_prompts
+from loopwise.models.tokens import encode_fitting, encode_prompts, unknown_tokens
 from loopwise.observer import Observer
 from loopwise.results import Result, conclude
 from loopwise.runtime import Runtime, make_runtime
 from loopwise.session import Run, Stages
-from loopwise.starting import recorded_threads, start_policy, take_place
+from loopwise.stages.beginning import beginning
+from loopwise.starting import start_policy
 from loopwise.tasks.base import Streams
 from loopwise.types import Evaluation, Problem
 from loopwise.update.pretrain import Pretrain
-from loopwise.workspace import Workspace, open_workspace
+from loopwise.workspace import Workspace
 
 RUN_ID = "pretrain"
 FLOOR = "ngram"
@@ -74,7 +72,6 @@ class Prepared:
     train: tuple[np.ndarray, ...]
     texts: tuple[Packed, ...]
     held_out: Mapping[str, HeldOutText]
-    feedback: RewardSum
 
     def as_run(self) -> Run:
         """What the journal knows it as."""
@@ -82,22 +79,13 @@ class Prepared:
         update = Pretrain(
             recipe.update, self.texts, tuple(source.weight for source in recipe.data.train), recipe.rounds
         )
-        streams = Streams(
-            draw=lambda round, count: (),
-            held_out=dict.fromkeys(self.held_out, ()),
-            labelled=(),
-            completion_column="",
-            reference_columns=(),
-            train_count=None,
-            fingerprint=self.corpus.fingerprint,
-        )
         parts = Parts(
-            recipe,
-            streams,
-            self.runtime,
-            update,
-            LocalGenerator(self.runtime),
-            self.feedback,
+            recipe=recipe,
+            streams=Streams.without_problems(self.held_out, self.corpus.fingerprint),
+            runtime=self.runtime,
+            update=update,
+            generator=LocalGenerator(self.runtime),
+            feedback=RewardSum(()),
             watched=_beginnings(recipe),
             score=self.score,
             figures=self.figures,
@@ -146,19 +134,12 @@ def pretrain(
 
     Raises LoopwiseError for anything a person can mend, before anything is written.
     """
-    began = time.monotonic()
-    out = Path(out)
-    if not isinstance(recipe, PretrainRecipe):
-        recipe = load_recipe(PretrainRecipe, recipe)
-    with ExitStack() as stack:
-        observer = take_place(stack, observer)
-        prepared = prepare(stack, recipe, recorded_threads(out, RUN_ID, resume=resume))
+    with beginning(PretrainRecipe, recipe, out, RUN_ID, resume=resume, observer=observer) as start:
+        prepared = prepare(start.recipe, start.threads)
         floor, counted = prepared.floor()  # before the run: should it fail, no training is lost
-        workspace = stack.enter_context(
-            open_workspace(out, resume=resume, note=observer.note, disk_wait=recipe.runtime.disk_wait)
-        )
-        session, position = prepared.as_run().go(workspace, observer)
-        first = "untrained" if recipe.model.create else "base"
+        workspace = start.open_workspace()
+        session, position = prepared.as_run().go(workspace, start.observer)
+        first = "untrained" if prepared.recipe.model.create else "base"
         stages: Stages = {
             first: session.stage(prepared.base, 0, first),
             "pretrained": session.stage(position.incumbent, position.incumbent_round, "pretrained"),
@@ -166,7 +147,7 @@ def pretrain(
         if floor:
             stages[FLOOR] = _journal_floor(workspace, prepared, floor, counted)
         corpus = {**prepared.corpus.counts, "sources": [source.name for source in prepared.corpus.sources]}
-        return conclude(workspace, RUN_ID, prepared.recipe, stages, position, began, {"corpus": corpus})
+        return conclude(workspace, RUN_ID, prepared.recipe, stages, position, start.began, {"corpus": corpus})
 
 
 def _journal_floor(
@@ -182,7 +163,7 @@ def _journal_floor(
     return figures
 
 
-def prepare(stack: ExitStack, recipe: PretrainRecipe, threads: int | None = None) -> Prepared:
+def prepare(recipe: PretrainRecipe, threads: int | None = None) -> Prepared:
     """Resolve everything a recipe names. Writes nothing."""
     if recipe.gate.metric != "likelihood":
         raise ConfigError('key "gate.metric": pretraining knows no rewards to measure. Use metric: likelihood.')
@@ -204,9 +185,10 @@ def prepare(stack: ExitStack, recipe: PretrainRecipe, threads: int | None = None
     encode_fitting(base, _beginnings(recipe), recipe.sampling.max_tokens, "prompts")
     if recipe.prompts:
         check_sampling(base, runtime)
-    feedback = stack.enter_context(load_feedback((), reference_columns=(), label_free=False))
     train = tuple(document for documents in sources for document in documents)
-    return Prepared(recipe, runtime, corpus, base, train, texts, held_out, feedback)
+    return Prepared(
+        recipe=recipe, runtime=runtime, corpus=corpus, base=base, train=train, texts=texts, held_out=held_out
+    )
 
 
 def window_of(recipe: PretrainRecipe, base: Policy) -> int:
@@ -237,21 +219,14 @@ def _encode(base: Policy, documents: Sequence[Document], place: str) -> list[np.
     """The documents, ready to pack. Raises VocabularyError, beginning with ``place``, where the tokenizer has no tokens
     for some of their text: no figure could say how well that is predicted."""
     encoded = encode_documents(base, documents)
-    tokenizer = base.tokenizer
-    unknown = tokenizer.unk_token_id
-    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        return encoded
-    # Text that spells the token out, as prepared corpora do, means it.
-    lost = [
-        max(0, found - document.text.count(tokenizer.unk_token)) if (found := int((ids == unknown).sum())) else 0
-        for document, ids in zip(documents, encoded, strict=True)
-    ]
+    lost = unknown_tokens(base, [document.text for document in documents], encoded)
     if any(lost):
         first = next(document for document, count in zip(documents, lost, strict=True) if count)
+        share = sum(lost) / sum(map(len, encoded))
         raise VocabularyError(
-            f"{place}: {sum(lost) / sum(map(len, encoded)):.2%} of its tokens are {tokenizer.unk_token}, text that the "
-            f"tokenizer does not know, first in {first.place}. Take it out, or take a model whose tokenizer knows it: "
-            "model.create: gpt2 makes one that knows any text."
+            f"{place}: {share:.2%} of its tokens are {base.tokenizer.unk_token}, text that the tokenizer does not "
+            f"know, first in {first.place}. Take it out, or take a model whose tokenizer knows it: model.create: gpt2 "
+            "makes one that knows any text."
         )
     return encoded
 

@@ -12,6 +12,7 @@ from loopwise.errors import ConfigError
 from loopwise.evaluate.bias import Probe, leaning, open_probes, same_answer
 from loopwise.evaluate.likelihood import sum_logps
 from loopwise.evaluate.rewards import RewardSum
+from loopwise.evaluate.sources import sources
 from loopwise.evaluate.stats import difference, holm, mean_interval
 from loopwise.models.tokens import encode_prompts, encode_rows
 from loopwise.observer import Observer
@@ -38,12 +39,16 @@ class Probing:
 def open_probing(examination: Examination, opening: Opening) -> Probing:
     """The probes of an examination; the rewards of --reward judge the answers. Raises ConfigError, DataError."""
     assert examination.bias is not None
-    probes = open_probes(examination.bias)
     rewards = rewards_of(examination)
-    feedback = open_judges(rewards, examination, opening) if rewards else None
-    if feedback is not None and feedback.compares:
-        raise ConfigError("--bias: a probe has one answer, so no reward can compare several. Leave --reward out.")
-    return Probing(examination.bias, probes, feedback)
+    for reward in rewards:
+        source = sources().get(reward.use)
+        if source and source.compares:
+            raise ConfigError(
+                f'--bias: a probe has one answer, and --reward "{reward.use}" sets several beside each other. Evaluate '
+                "--bias without it."
+            )
+    probes = open_probes(examination.bias)
+    return Probing(examination.bias, probes, open_judges(rewards, opening) if rewards else None)
 
 
 def check_probing(probing: Probing, speaker: Speaker) -> None:
@@ -77,12 +82,14 @@ def probe(probing: Probing, speaker: Speaker, observer: Observer) -> dict[str, A
     above the second's. Raises ModelError, ConfigError where the model cannot read the probes.
     """
     probes = probing.probes
-    leanings, flips, rewards = (np.full(len(probes), np.nan) for _ in range(3))
+    flips = np.full(len(probes), np.nan)
+    # Of the first word's prompt beside the second's: a lean is of the first above nothing.
+    leanings, rewards = np.full((len(probes), 2), [np.nan, 0.0]), np.full((len(probes), 2), np.nan)
     for count in (1, 2):
         places = [place for place, one in enumerate(probes) if len(one.completions) == count]
         if places:
             logps = _logps([probes[place] for place in places], count, speaker)
-            leanings[places] = leaning(logps)
+            leanings[places, 0] = leaning(logps)
             if count == 2:
                 picked = logps.argmax(axis=2)
                 flips[places] = picked[:, 0] != picked[:, 1]
@@ -105,9 +112,9 @@ def _pairs(probes: Sequence[Probe], scores: dict[str, np.ndarray]) -> list[dict[
         own = np.array([one.words == words for one in probes])
         pair: dict[str, Any] = {"a": words[0], "b": words[1], "probes": int(own.sum())}
         for name in ("leaning", "reward"):
-            values = scores[name][own]
-            if not np.isnan(values).all():
-                pair[name] = entry(difference(values, np.where(np.isnan(values), np.nan, 0.0)))
+            first, second = scores[name][own].T
+            if not np.isnan(first - second).all():
+                pair[name] = entry(difference(first, second))
         found.append(pair | {"flips": _share(scores["flips"][own])})
     for name in ("leaning", "reward"):
         tested = [pair for pair in found if name in pair]
@@ -161,7 +168,7 @@ def _answers(probes: Sequence[Probe], speaker: Speaker, observer: Observer) -> l
 
 
 def _rewards(probes: Sequence[Probe], samples: Sequence[tuple[Sample, Sample]], feedback: RewardSum) -> np.ndarray:
-    """Reward of the first answer above the second's ``[N]``; NaN where one could not be judged."""
+    """Rewards of both answers ``[N, 2]``; NaN where one could not be judged."""
     problems = [problem for one in probes for problem in _problems(one)]
     judged = run_async(feedback.judge(problems, [sample for pair in samples for sample in pair])).totals
-    return np.asarray(judged[::2] - judged[1::2])
+    return np.asarray(judged).reshape(-1, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +14,15 @@ from loopwise.config.recipes import Endpoints, TuneRecipe
 from loopwise.data.rows import read_source
 from loopwise.data.streams import problem_key
 from loopwise.errors import ConfigError
-from loopwise.evaluate.rewards import RewardSum, load_feedback
-from loopwise.evaluate.sources import Surroundings, sources
-from loopwise.runs.journal import Journal
+from loopwise.evaluate.loading import load_feedback
+from loopwise.evaluate.rewards import RewardSum
+from loopwise.evaluate.sources import Surroundings
+from loopwise.stages.trained_on import runs_behind
 from loopwise.tasks.base import HELD_OUT_AT_MOST
 from loopwise.tasks.registry import same_problems
 from loopwise.tasks.rewards import with_task_rewards
 from loopwise.tasks.streams import open_streams
 from loopwise.types import Completion, Problem, Sampling
-from loopwise.workspace import JOURNAL
 
 SPLIT = "test"
 GREEDY = Sampling(temperature=0.0)
@@ -98,8 +98,11 @@ class Examination:
                 f"--{drawing[0].replace('_', '-')} says how answers are drawn, and none are: likelihood and perplexity "
                 "take what is written. Leave it out, or add --task, or --data with --reward."
             )
-        if self.problems != MOST_PROBLEMS and not (self.tasks or self.rows):
-            raise ConfigError("--problems bounds those of --task and --data; a text is read whole. Leave it out.")
+        if self.problems != MOST_PROBLEMS and not (self.tasks or self.rows or self.harness):
+            raise ConfigError(
+                "--problems bounds those of --task and --data, and the rows of --harness; a text is read whole. "
+                "Leave it out."
+            )
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def _of_task(name: str, examination: Examination, opening: Opening) -> Questions
     problems = streams.held_out[SPLIT]
     golden = all(problem.columns.get(streams.completion_column) is not None for problem in problems)
     completions = [streams.completion(problem) for problem in problems] if golden else None
-    return Questions(name, "task", recipe, problems, completions, _judges(recipe, examination, opening), streams.key)
+    return Questions(name, "task", recipe, problems, completions, _judges(recipe, opening), streams.key)
 
 
 def _of_rows(path: str, examination: Examination, opening: Opening) -> Questions:
@@ -161,19 +164,15 @@ def _of_rows(path: str, examination: Examination, opening: Opening) -> Questions
             f"{path}: nothing says whether an answer is right. Add --reward with a rule or a function, or "
             "--completion-column with the column of right answers, to measure how likely the model finds them."
         )
-    return Questions(path, "rows", recipe, problems, completions or None, _judges(recipe, examination, opening))
+    return Questions(path, "rows", recipe, problems, completions or None, _judges(recipe, opening))
 
 
 def doubts(model: Path, examination: Examination) -> Iterator[str]:
-    """A warning for each task whose problems the run in the folder ``model`` may have trained on.
+    """A warning for each task whose problems ``model``, a run's folder or a model inside one, may have trained on.
 
     Its held-out problems are asked where seed and options are its own, and no more are asked than it held out.
     """
-    if not (model / JOURNAL).is_file():
-        return
-    with closing(Journal.open(model / JOURNAL, read_only=True)) as journal:
-        configs = [run.config for run in journal.runs() if run.config.get("data")]
-    for config in configs:
+    for config in (run.config for run in runs_behind(model)):
         for name in examination.tasks:
             if same_problems(config["data"].get("task"), name) and (told := _instead(config, name, examination)):
                 yield f"task {name}: {model} may have trained on some of these problems. {told}"
@@ -208,8 +207,8 @@ def _recipe(examination: Examination, data: Mapping[str, Any]) -> TuneRecipe:
     return parse_recipe(TuneRecipe, content, "evaluate")
 
 
-def _judges(recipe: TuneRecipe, examination: Examination, opening: Opening) -> RewardSum | None:
-    return open_judges(recipe.rewards, examination, opening) if recipe.rewards else None
+def _judges(recipe: TuneRecipe, opening: Opening) -> RewardSum | None:
+    return open_judges(recipe.rewards, opening) if recipe.rewards else None
 
 
 def rewards_of(examination: Examination) -> Sequence[RewardConfig]:
@@ -217,15 +216,8 @@ def rewards_of(examination: Examination) -> Sequence[RewardConfig]:
     return _recipe(examination, {"train": "."}).rewards
 
 
-def open_judges(rewards: Sequence[RewardConfig], examination: Examination, opening: Opening) -> RewardSum:
-    """What judges answers. Raises ConfigError where it compares the samples of a problem, and there is one."""
-    known = sources()
-    comparing = [reward.use for reward in rewards if reward.use in known and known[reward.use].compares]
-    if comparing and examination.samples < 2:
-        raise ConfigError(
-            f'--reward "{comparing[0]}": it compares the samples of a problem, and there is only one. '
-            "Add --samples 4 --temperature 1."
-        )
+def open_judges(rewards: Sequence[RewardConfig], opening: Opening) -> RewardSum:
+    """What judges answers. Raises ConfigError."""
     loaded = load_feedback(rewards, reference_columns=(), label_free=False, surroundings=opening.around)
     return opening.stack.enter_context(loaded)
 

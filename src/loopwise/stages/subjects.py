@@ -21,7 +21,7 @@ from loopwise.config.methods import (
 from loopwise.config.recipes import ImproveRecipe
 from loopwise.data.batches import batch_indices
 from loopwise.generate.local import LocalGenerator
-from loopwise.measuring import Parts
+from loopwise.measuring import Parts, held_out_drawing
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.stages import finetune, improve, pretrain
@@ -61,7 +61,9 @@ def pretraining(prepared: pretrain.Prepared) -> Subject:
         name: partial(time_windows, prepared.base, text.windows, prepared.runtime)
         for name, text in prepared.held_out.items()
     }
-    return Subject(parts, prepared.base, training, recipe.update.steps, evaluations)
+    return Subject(
+        parts=parts, base=prepared.base, training=training, steps=recipe.update.steps, evaluations=evaluations
+    )
 
 
 def tuning(prepared: finetune.Prepared) -> Subject:
@@ -79,15 +81,23 @@ def tuning(prepared: finetune.Prepared) -> Subject:
         prepared.base, prepared.runtime, recipe.update.optimizer, recipe.rounds, ordinary, longest=longest
     )
     unswept = OF_PAIRS if isinstance(update, LabelledPairs) else None
-    evaluations, passes = _evaluations(parts, prepared.base), len(longest.micro_batches)
-    return Subject(parts, prepared.base, training, recipe.update.steps, evaluations, unswept=unswept, passes=passes)
+    return Subject(
+        parts=parts,
+        base=prepared.base,
+        training=training,
+        steps=recipe.update.steps,
+        evaluations=_evaluations(parts, prepared.base),
+        unswept=unswept,
+        passes=len(longest.micro_batches),
+    )
 
 
 def improving(prepared: improve.Prepared) -> Subject:
     """The loop: an update that draws its samples as it goes is rehearsed, imitation takes steps on rows."""
     recipe, parts = prepared.recipe, prepared.as_run(improve.RUN_ID).parts
     if not isinstance(prepared.generator, LocalGenerator):
-        return Subject(parts, None, None, recipe.steps(recipe.problems), {}, unswept=OF_LESSONS)
+        steps = recipe.steps(recipe.problems)
+        return Subject(parts=parts, base=None, training=None, steps=steps, evaluations={}, unswept=OF_LESSONS)
     problems = prepared.streams.draw(1, recipe.problems)
     steps = recipe.steps(len(problems))
     at_once = recipe.runtime.generate_batch
@@ -104,34 +114,33 @@ def improving(prepared: improve.Prepared) -> Subject:
             at_once,
         )
     )
-    evaluations = _evaluations(parts, prepared.base)
-    base, sampling = prepared.base, _sampling(recipe, len(problems), drawn)
-    if isinstance(recipe.update, ReflexionConfig):
-        return Subject(parts, base, None, steps, evaluations, sampling, OF_LESSONS)
-    if isinstance(recipe.update, RFTConfig | ILFConfig):
+    measured = partial(
+        Subject,
+        parts=parts,
+        base=prepared.base,
+        steps=steps,
+        evaluations=_evaluations(parts, prepared.base),
+        sampling=_sampling(recipe, len(problems), drawn),
+    )
+    if not recipe.update.trains:
+        return measured(training=None, unswept=OF_LESSONS)
+    if recipe.update.imitates_rows:
         training, unswept = _imitating(prepared, problems)
-        passes = len(training.longest.micro_batches)
-        return Subject(parts, base, training, steps, evaluations, sampling, unswept, passes)
-    unswept = _why_unswept(recipe.update)
+        return measured(training=training, unswept=unswept, passes=len(training.longest.micro_batches))
     rehearsal = _rehearsing(prepared, problems, drawn)
-    rehearsed_passes = None
+    passes = None
     if isinstance(recipe.update, OnlineConfig):
         rows = [row_of(rehearsal.longest, place) for place in range(len(rehearsal.longest.samples))]
-        rehearsed_passes = len(work_units(rows, recipe.update.tokens_per_pass))
-    return Subject(parts, base, rehearsal, steps, evaluations, sampling, unswept, rehearsed_passes)
+        passes = len(work_units(rows, recipe.update.tokens_per_pass))
+    return measured(training=rehearsal, unswept=_why_unswept(recipe.update), passes=passes)
 
 
 def _sampling(recipe: ImproveRecipe, problems: int, drawn: Callable[[], Drawn]) -> Callable[[], Timed] | None:
     """The time of all samples of a round, at most; None where there are none."""
-    update, count = recipe.update, problems * recipe.samples
-    if isinstance(update, RFTConfig) and update.keep not in ("verified", "all"):
+    most = recipe.update.most_samples(problems, recipe.samples)
+    if not most:
         return None
-    most = count
-    if isinstance(update, ILFConfig):
-        most += count * update.revisions
-    elif isinstance(update, ReflexionConfig):
-        most = update.trials * (count + (problems if update.writes == "model" else 0))
-    if most == count:
+    if most == problems * recipe.samples:
         return lambda: drawn().timed
     return lambda: replace(drawn().timed.scaled(most), at_most=True)
 
@@ -153,7 +162,8 @@ def _imitating(prepared: improve.Prepared, problems: Sequence[Problem]) -> tuple
     assert isinstance(update, RFT | ILF)
     # Where judges set samples beside each other, the trial drew several of a problem.
     owners = {problem.id: problem for problem in problems}
-    sampled = sample_rows(prepared.base, prepared.trial, [owners[sample.problem_id] for sample in prepared.trial])
+    tried = prepared.trial.samples
+    sampled = sample_rows(prepared.base, tried, [owners[sample.problem_id] for sample in tried])
     rows = update.labelled or tuple(sampled)
 
     def ordinary(step: int) -> Batch[Sequence[TokenRow]]:
@@ -210,13 +220,9 @@ def _longest(rows: Sequence[TokenRow], config: SFTConfig) -> Batch[Sequence[Toke
 
 
 def _evaluations(parts: Parts, base: Policy) -> Mapping[str, Callable[[], Timed]]:
-    """How each held-out split is measured: by the likelihood of its completions, or by greedy samples."""
+    """How each held-out split is measured: by the likelihood of its completions, or by samples."""
     recipe, streams, runtime = parts.recipe, parts.streams, parts.runtime
-    greedy = replace(sampling_of(recipe), temperature=0.0, top_k=0, top_p=1.0)
-    each, drawing = 1, greedy
-    if isinstance(recipe, ImproveRecipe) and getattr(parts.feedback, "compares", False):
-        # A problem's samples are set beside each other, held-out ones too.
-        each, drawing = recipe.samples, sampling_of(recipe)
+    each, drawing = held_out_drawing(parts)
     found: dict[str, Callable[[], Timed]] = {}
     for split, problems in streams.held_out.items():
         if recipe.gate.metric == "likelihood":

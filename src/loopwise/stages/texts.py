@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from loopwise.config.blocks import SourceConfig
 from loopwise.data.sources import TEXT_FILES, read_source
-from loopwise.errors import ConfigError
+from loopwise.errors import ConfigError, VocabularyError
 from loopwise.evaluate.perplexity import Perplexity, text_perplexity
-from loopwise.evaluate.stats import bootstrap, difference
-from loopwise.models.tokens import encode_texts
+from loopwise.evaluate.stats import difference, mean_interval
+from loopwise.models.tokens import encode_texts, unknown_share
 from loopwise.stages.generation import Speaker
 from loopwise.stages.questions import Examination
 
@@ -43,7 +43,8 @@ class Reading:
     def figures(self) -> dict[str, dict[str, Any]]:
         """Each figure with its 95% interval over windows, or none where there is a single one."""
         nats, found = self.found.nats_per_token, self.found
-        low, high = bootstrap(self.units) if self.units.size >= LEAST_WINDOWS else (math.nan, math.nan)
+        # Of log-probabilities, as elsewhere: nats that happen to be below 1 are no shares.
+        high, low = (-end for end in mean_interval(-self.units))
 
         def figure(value: float, scale: Callable[[float], float]) -> dict[str, Any]:
             interval = None if math.isnan(low) else [scale(low), scale(high)]
@@ -64,6 +65,17 @@ def open_texts(examination: Examination) -> dict[str, list[str]]:
     if columns and all(file.lower().endswith(TEXT_FILES) for file in files):
         raise ConfigError("--text-column is for row files, and --text names none. Leave it out.")
     return {name: [document.text for document in text.documents] for name, text in found.items()}
+
+
+def check_known(texts: Mapping[str, Sequence[str]], speaker: Speaker) -> None:
+    """Raise VocabularyError where a model's tokenizer has no tokens for some of a text."""
+    for name, documents in texts.items():
+        if share := unknown_share(speaker.policy, documents):
+            raise VocabularyError(
+                f"--text {name}: {share:.2%} of its tokens are {speaker.policy.tokenizer.unk_token}, text that the "
+                "model's tokenizer does not know, and no figure could say how well that is predicted. Take it out, or "
+                "name a model whose tokenizer knows it."
+            )
 
 
 def read(documents: Sequence[str], speaker: Speaker) -> Reading:

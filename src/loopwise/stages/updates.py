@@ -90,11 +90,6 @@ def _imitation(
     return Built(RFT(config, labelled, recipe.samples, recipe.rounds, base, streams.completion), encodings)
 
 
-def uses_gold(config: Any) -> bool:
-    """Whether an update learns from the problems' own completions."""
-    return isinstance(config, SPINConfig) or (isinstance(config, RFTConfig) and config.keep == "gold")
-
-
 def check_reference(config: Any, base: Policy) -> None:
     """Raise ConfigError where an update is to compare with the weights below adapters, and ``base`` has none."""
     if reference_of(config) == "adapters_off":
@@ -104,13 +99,12 @@ def check_reference(config: Any, base: Policy) -> None:
 
 def _check(recipe: ImproveRecipe, base: Policy) -> None:
     config, sampling = recipe.update, recipe.sampling
-    if base.weights is None and not isinstance(config, ReflexionConfig):
+    if base.weights is None and config.trains:
         raise IncompatibleError(
             f'key "update.method": {config.method} needs weights, and the model has none here. Take a local model, or '
             "method: reflexion, which learns from text alone."
         )
-    compares = isinstance(config, PairsConfig | HindsightConfig) and not isinstance(config, SPINConfig)
-    if sampling.temperature == 0 and (compares or isinstance(config, OnlineConfig)):
+    if sampling.temperature == 0 and (config.compares_samples or isinstance(config, OnlineConfig)):
         raise ConfigError(
             f'key "sampling.temperature": {config.method} learns from drawn samples, and at 0 those of a problem '
             "are all the same. Raise it."
@@ -121,9 +115,7 @@ def _check(recipe: ImproveRecipe, base: Policy) -> None:
             f'key "sampling.{truncated}": {config.method} weighs samples by their probability, which truncation '
             "changes. Leave it out."
         )
-    if isinstance(config, PolicyGradientConfig):
-        compares = config.advantage.baseline in ("group", "leave_one_out")
-    if compares and recipe.samples < 2:
+    if config.compares_samples and recipe.samples < 2:
         raise ConfigError(
             f'key "samples": {config.method} compares the samples of one problem, and {recipe.samples} leaves nothing '
             "to compare. Draw 2 or more."
@@ -133,10 +125,10 @@ def _check(recipe: ImproveRecipe, base: Policy) -> None:
             f'key "update.minibatches": they are made of whole problems, and {recipe.problems} a round (problems) make '
             f"no {config.minibatches}. Lower it, or raise problems."
         )
-    if isinstance(config, ReflexionConfig) and recipe.controls:
+    if not config.trains and recipe.controls:
         raise ConfigError(
-            f'key "controls": {recipe.controls[0]} takes the optimizer steps of the update, and reflexion takes none. '
-            "Leave it out."
+            f'key "controls": {recipe.controls[0]} takes the optimizer steps of the update, and {config.method} takes '
+            "none. Leave it out."
         )
     check_words(recipe)
     _check_labelled_keys(recipe)

@@ -12,7 +12,7 @@ FIELDS = ("{prompt}", "{draft}", "{critique}")
 def check_words(recipe: ImproveRecipe) -> None:
     """Raise ConfigError where critics, refinement and update do not go together."""
     config = recipe.update
-    if recipe.critics and recipe.refine is None and not _reads_critiques(recipe):
+    if recipe.critics and recipe.refine is None and not config.reads_words:
         if isinstance(config, ReflexionConfig):
             raise ConfigError(
                 'key "critics": reflexion writes its lessons by a template that leaves out what they say. '
@@ -31,13 +31,6 @@ def check_words(recipe: ImproveRecipe) -> None:
         )
     if isinstance(config, ReflexionConfig):
         _check_reflexion(config)
-
-
-def _reads_critiques(recipe: ImproveRecipe) -> bool:
-    config = recipe.update
-    if isinstance(config, ReflexionConfig):
-        return config.writes == "critic" or "{critique}" in config.template
-    return isinstance(config, ILFConfig)
 
 
 def _check_without_critics(recipe: ImproveRecipe) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -112,6 +112,19 @@ class Streams:
     levels: tuple[str, ...] = ()
     draw_level: Callable[[str, int, int], Sequence[Problem]] | None = None
     prompts: Callable[[int], Sequence[Prompt]] = lambda count: ()
+
+    @staticmethod
+    def without_problems(splits: Iterable[str], fingerprint: Mapping[str, str]) -> Streams:
+        """Those of a run that draws no problems and has none: it measures its ``splits`` by something else."""
+        return Streams(
+            draw=lambda round, count: (),
+            held_out=dict.fromkeys(splits, ()),
+            labelled=(),
+            completion_column="",
+            reference_columns=(),
+            train_count=None,
+            fingerprint=fingerprint,
+        )
 
     @property
     def watch(self) -> Sequence[Problem]:

@@ -50,7 +50,16 @@ class Hindsight:
         if not len(pool) and not self.labelled:
             return Updated(policy, state, {**metrics, "new": 0.0, "pool": 0.0})
         taught = asked(policy, self.config)
-        return learn_pool(taught, state, context, self.config, self.labelled, pool, self.rounds, metrics=metrics)
+        return learn_pool(
+            taught,
+            state,
+            context,
+            config=self.config,
+            labelled=self.labelled,
+            pool=pool,
+            rounds=self.rounds,
+            metrics=metrics,
+        )
 
 
 @dataclass(frozen=True)

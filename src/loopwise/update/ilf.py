@@ -57,7 +57,16 @@ class ILF:
         revised, metrics = self._revised(policy, drafts, rollout)
         kept = _keep(policy, [*lessons, *revised], pool, context)
         metrics |= {"kept": float(kept)}
-        return learn_pool(policy, state, context, self.config, self.labelled, pool, self.rounds, metrics=metrics)
+        return learn_pool(
+            policy,
+            state,
+            context,
+            config=self.config,
+            labelled=self.labelled,
+            pool=pool,
+            rounds=self.rounds,
+            metrics=metrics,
+        )
 
     def _accepted(self, drafts: Scored) -> list[Lesson]:
         passing = self._passing(drafts)

@@ -39,6 +39,7 @@ def learn_pool(
     policy: Policy,
     state: Any,
     context: Context,
+    *,
     config: RFTConfig | ILFConfig | HindsightConfig,
     labelled: Sequence[TokenRow],
     pool: Pool,

@@ -49,8 +49,17 @@ class RFT:
         elif self.config.keep != "none":
             kept = self._keep(policy, rollout(policy, problems, self.samples), pool, context)
         restart_from = (self.base or policy) if self.config.restart else None
-        metrics = {"kept": float(kept)}
-        return learn_pool(policy, state, context, self.config, self.labelled, pool, self.rounds, restart_from, metrics)
+        return learn_pool(
+            policy,
+            state,
+            context,
+            config=self.config,
+            labelled=self.labelled,
+            pool=pool,
+            rounds=self.rounds,
+            restart_from=restart_from,
+            metrics={"kept": float(kept)},
+        )
 
     def _keep(self, policy: Policy, scored: Scored, pool: Pool, context: Context) -> int:
         """Pool what passes; report and count the samples that are in the pool now, which a full prompt's are not."""

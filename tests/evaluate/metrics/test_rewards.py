@@ -106,6 +106,12 @@ def test_an_ordinal_label_earns_by_how_near_it_is() -> None:
     assert figures["kappa"] == pytest.approx(1.0)
 
 
+def test_a_scale_may_go_below_zero() -> None:
+    scale = {"ordinal": [-1, 0, 1]}
+    assert judge("label", ["-1", "0", "1"], scale, label=[-1, -1, -1]) == [1.0, 0.75, 0.0]
+    assert report("label", ["-1", "-1"], label=[-1, 1])["confusion"] == [[1, 0, 0], [1, 0, 0]]
+
+
 def test_choice_has_the_figures_of_a_classification() -> None:
     figures = report("choice", ["The answer is B", "A", "?"], {"labels": "AB"}, answer=["B", "B", "A"])
     assert figures["accuracy"] == pytest.approx(1 / 3)

@@ -55,6 +55,13 @@ def test_chinese_by_characters_unless_told_otherwise() -> None:
     assert "tok:zh" in found["signature"]
 
 
+def test_japanese_by_characters_too() -> None:
+    text, reference = "これはとても良いです。", "これはとても良い。"
+    expected = sacrebleu.sentence_bleu(text, [reference], tokenize="char").score / 100
+    assert bleu(text, [reference]) == pytest.approx(expected)
+    assert 0.5 < expected < 1
+
+
 def test_real_poems() -> None:
     if not POEMS.is_file():
         pytest.skip(f"there is no {POEMS.name} in the folder of texts")

@@ -14,9 +14,9 @@ from tests.docs.documents import ROOT, code_blocks, named_files
 
 from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError
+from loopwise.evaluate.loading import load_feedback
 from loopwise.evaluate.parts import Judged
 from loopwise.evaluate.programs import PythonTests, python_code
-from loopwise.evaluate.rewards import load_feedback
 from loopwise.evaluate.sandbox.outcomes import ProgramOutcome, Verdict
 from loopwise.evaluate.sandbox.pool import SandboxPool
 from loopwise.evaluate.sources import Surroundings, sources
@@ -204,10 +204,21 @@ def test_a_pool_that_cannot_start_is_an_error_of_the_recipe(sandboxes: None, mon
         ("```Python3\nx = 1\n```", "x = 1\n"),
         ("```python\nx = '```'\n```", "x = '```'\n"),
         ("```bash\nls\n```", "```bash\nls\n```"),
+        ("```\nplain\n```\n ```python x\nfirst\n```\n```py\nlast\n``` end", "last\n"),
+        ("```\nx = 1\n```\n```", "x = 1\n"),
+        ("```\ns = '\u2028```'\n```", "s = '\u2028```'\n"),
     ],
 )
 def test_the_code_of_a_completion(completion: str, code: str) -> None:
     assert python_code(completion) == code
+
+
+def test_a_long_completion_without_a_closing_fence_is_read_in_no_time() -> None:
+    began = time.process_time()
+    assert python_code("```python\n" + " " * 400_000) == " " * 400_000
+    assert python_code("```" + " " * 400_000).startswith("```")
+    assert python_code("\n" * 400_000) == "\n" * 400_000
+    assert time.process_time() - began < 2
 
 
 def test_a_cancelled_judgement_leaves_the_judge_usable(make: Make) -> None:

@@ -10,11 +10,12 @@ from functools import cache
 from typing import Any
 
 from loopwise.evaluate.metrics.ter import edits
-from loopwise.evaluate.metrics.words import mostly_han
+from loopwise.evaluate.metrics.words import mostly_han, mostly_unspaced
 from loopwise.evaluate.references import Figures
 
 TOKENIZERS = ("auto", "13a", "zh", "char", "intl", "none")
-"""sacrebleu's; ``auto``: ``zh`` where the references are mostly Chinese characters, else ``13a``."""
+"""sacrebleu's; ``auto``: ``zh`` where the references are mostly Chinese characters, ``char`` where those and kana are
+most of them, else ``13a``."""
 TER_TOKENIZERS = ("auto", "tercom", "zh")
 """``zh`` splits Chinese into characters and sets punctuation apart, ``tercom`` leaves words as they are written."""
 
@@ -89,7 +90,10 @@ def _edits(text: str, references: Sequence[str], tokenize: str) -> tuple[int, fl
 def _tokenizer(name: str, references: Sequence[str]) -> str:
     if name != "auto":
         return name
-    return "zh" if mostly_han("".join(references)) else "13a"
+    text = "".join(references)
+    if mostly_han(text):
+        return "zh"
+    return "char" if mostly_unspaced(text) else "13a"
 
 
 def _written(references: Sequence[str]) -> list[str]:
