@@ -117,7 +117,7 @@ def test_names_are_shown_as_they_are(workshop: Path, no_report: None) -> None:
     assert out in loopwise("runs", "list").stdout
     assert out in loopwise("runs", "diff", out, out).stdout
     assert "finished" in loopwise("runs", "show", out).stdout
-    (workshop / "[bold]x.txt").write_text("12+34=46\n" * 20)
+    (workshop / "[bold]x.txt").write_text("12+34=46" * 20)
     assert "[bold]x.txt" in loopwise("evaluate", "model", "--text", "[bold]x.txt").stdout
 
 

@@ -15,6 +15,7 @@ from tests.bad_inputs import lines
 from tests.command_line import contents, loopwise, refused, strict
 
 from loopwise.report.evaluation import write_evaluation
+from loopwise.stages.answers import Answers, alike
 from loopwise.stages.comparison import differences, judge
 
 ROWS = [{"prompt": f"{a}+{b}=", "answer": str(a + b), "completion": str(a + b)} for a in range(5) for b in range(4)]
@@ -35,7 +36,7 @@ def workshop(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     _shake(tmp_path / "other")
     (tmp_path / "rows.jsonl").write_text(lines(*ROWS))
     (tmp_path / "mine.py").write_text(REWARDS)
-    (tmp_path / "text.txt").write_text("12+34=46\n" * 20)
+    (tmp_path / "text.txt").write_text("12+34=46" * 20)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     return tmp_path
@@ -69,11 +70,16 @@ def test_of_several_rewards_all_must_be_full(workshop: Path) -> None:
 def test_a_reward_on_a_scale_of_its_own_makes_no_accuracy(workshop: Path) -> None:
     (workshop / "mine.py").write_text("def much(prompts, **_):\n    return [7.0 + len(one) for one in prompts]\n")
     flags = ("--data", "rows.jsonl", "--reward", "mine.py:much", "--max-tokens", 3, "--baseline", "other")
-    found = strict(loopwise("evaluate", "model", *flags, "--json").stdout)
-    assert set(found["results"][0]["figures"]) == {"reward", "likelihood"} or set(found["results"][0]["figures"]) == {
-        "reward"
-    }
-    assert found["results"][0]["measure"] == "reward"
+    [result] = strict(loopwise("evaluate", "model", *flags, "--json").stdout)["results"]
+    assert set(result["figures"]) == set(result["baseline"]["figures"]) == {"reward", "likelihood"}
+    assert result["measure"] == "reward"
+
+
+def test_models_are_compared_by_the_figures_that_both_have() -> None:
+    """The rewards of one may stay on the scale that the other's leave."""
+    scores = np.ones(2)
+    sides = alike([Answers({"accuracy": scores, "reward": scores}, {}, {}), Answers({"reward": scores}, {}, {})])
+    assert [list(side.scores) for side in sides] == [["reward"], ["reward"]]
 
 
 def test_a_model_beside_itself_differs_in_nothing(workshop: Path) -> None:

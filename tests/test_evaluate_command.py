@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from tests.bad_inputs import lines
 from tests.command_line import contents, loopwise, refused, save_chat_model, strict
 
 from loopwise.evaluate.likelihood import mean_logps
 from loopwise.evaluate.stats import wilson
-from loopwise.models.folders import load_policy
+from loopwise.models.folders import load_policy, save_policy
 from loopwise.runtime import Runtime
-from loopwise.types import Problem
+from loopwise.stages.answers import marks
+from loopwise.types import Feedback, Problem, Sample, Scored
 
 ROWS = [{"prompt": f"{a}+{b}=", "answer": str(a + b), "completion": str(a + b)} for a in range(5) for b in range(4)]
 REWARDS = """\
@@ -59,7 +62,7 @@ def workshop(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     (tmp_path / "rows.jsonl").write_text(lines(*ROWS))
     (tmp_path / "asked.jsonl").write_text(lines(*({"prompt": row["prompt"]} for row in ROWS)))
     (tmp_path / "mine.py").write_text(REWARDS)
-    (tmp_path / "text.txt").write_text("12+34=46\n" * 20)
+    (tmp_path / "text.txt").write_text("12+34=46" * 20)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -95,7 +98,16 @@ def test_pass_at_k_is_the_unbiased_one(workshop: Path) -> None:
 def test_a_reward_that_is_no_pass(workshop: Path) -> None:
     found = figures("--data", "asked.jsonl", "--reward", "mine.py:half")
     assert found["accuracy"]["value"] == 0.0
-    assert found["reward"]["value"] == 0.5
+    assert found["reward"] == {"value": 0.5, "ci95": list(wilson(10, 20)), "n": 20}
+
+
+def test_one_problem_has_no_interval(workshop: Path) -> None:
+    flags = ("--data", "asked.jsonl", "--reward", "mine.py:half", "--problems", 1)
+    assert figures(*flags)["reward"] == {"value": 0.5, "ci95": [None, None], "n": 1}
+    loopwise("evaluate", "model", *flags, "--max-tokens", 3, "--out", "found")
+    assert "| mean reward | 0.500 | – | 1 |" in (workshop / "found/evaluation.md").read_text()
+    (workshop / "short.txt").write_text("1+1=2")
+    assert figures("--text", "short.txt")["perplexity"]["ci95"] is None
 
 
 def test_what_could_not_be_judged_is_no_miss(workshop: Path) -> None:
@@ -188,15 +200,38 @@ def test_perplexity_of_text(workshop: Path, runtime: Runtime) -> None:
     assert isinstance(nats, float)
     assert perplexity == pytest.approx(math.exp(nats))
     # One token a byte, and one for the end of the document.
-    assert bits == pytest.approx(nats / math.log(2) * found["perplexity"]["n"] / 180)
+    assert bits == pytest.approx(nats / math.log(2) * found["perplexity"]["n"] / 160)
     assert nats == pytest.approx(math.log(16), abs=0.3)
 
 
-def test_perplexity_of_a_column(workshop: Path) -> None:
+def test_perplexity_of_a_column(workshop: Path, make_policy: Any) -> None:
+    save_policy(make_policy(), workshop / "lines")
     (workshop / "pieces.jsonl").write_text(lines({"title": "12+", "body": "34="}))
     (workshop / "same.txt").write_text("12+\n34=")
-    named = figures("--text", "pieces.jsonl", "--text-column", "title", "--text-column", "body")
-    assert named == figures("--text", "same.txt")
+    flags = ("--text-column", "title", "--text-column", "body", "--json")
+    [named] = strict(loopwise("evaluate", "lines", "--text", "pieces.jsonl", *flags).stdout)["results"]
+    [whole] = strict(loopwise("evaluate", "lines", "--text", "same.txt", "--json").stdout)["results"]
+    assert named["figures"] == whole["figures"]
+
+
+def test_text_that_the_tokenizer_cannot_write_is_refused(workshop: Path) -> None:
+    (workshop / "odd.txt").write_text("12+34=46?" * 9)
+    (workshop / "marked.txt").write_text("12+34=46<unk>" * 9)
+    message = refused("evaluate", "model", "--text", "text.txt", "--text", "odd.txt")
+    assert "--text odd.txt: 11.11% of its tokens are <unk>" in message
+    assert "name a model whose tokenizer knows it" in message
+    assert figures("--text", "marked.txt")["perplexity"]["n"] == 82, "who writes the mark means it"
+
+
+def test_problems_that_the_tokenizer_cannot_write_are_told(workshop: Path) -> None:
+    (workshop / "odd.jsonl").write_text(lines({"prompt": "1?1=", "completion": "2"}, {"prompt": "1+1=", "answer": "2"}))
+    (workshop / "said.jsonl").write_text(lines({"prompt": "1+1=", "completion": "two"}))
+    flags = ("--reward", "mine.py:even", "--max-tokens", 3)
+    told = " ".join(loopwise("evaluate", "model", "--data", "odd.jsonl", *flags).stderr.split())
+    assert "warning: odd.jsonl: 12.50% of the tokens that model reads are <unk>" in told
+    told = " ".join(loopwise("evaluate", "model", "--data", "said.jsonl").stderr.split())
+    assert "said.jsonl: 42.86% of the tokens that model reads are <unk>" in told
+    assert "<unk>" not in loopwise("evaluate", "model", "--data", "rows.jsonl", *flags).stderr
 
 
 def test_several_at_once_in_a_table_and_a_file(workshop: Path) -> None:
@@ -207,6 +242,26 @@ def test_several_at_once_in_a_table_and_a_file(workshop: Path) -> None:
     written = strict((workshop / "figures.json").read_text())
     assert [entry["kind"] for entry in written["results"]] == ["rows", "rows", "text"]
     assert written["sampling"]["temperature"] == 0.0
+
+
+def test_who_passes_by_several_rewards() -> None:
+    """Of two rewards and a penalty: all that judged a sample must be full, and the penalty decides nothing."""
+    rewards = np.array([[1, 1, 1], [1, 0.9, 0], [1, np.nan, 0], [0, np.nan, 0], [np.nan, np.nan, 1], [np.nan] * 3])
+    parts = Feedback(("right", "tidy", "long"), (1.0, 0.5, -2.0), rewards, ~np.isnan(rewards))
+    samples = tuple(Sample(str(place), "p", place, 0, "policy", "", "stop") for place in range(6))
+    found = marks(Scored((Problem("p", ""),) * 6, samples, parts), 1)
+    np.testing.assert_array_equal(found["accuracy"], [1, 0, 1, 0, np.nan, np.nan])
+    np.testing.assert_array_equal(found["reward/tidy"], [1, 0.9, np.nan, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(found["reward"], [-0.5, 1.45, 1, 0, -2, np.nan])
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_cut_answers_of_other_tokens_are_no_answers_of_one_length(workshop: Path, make_policy: Any, same: bool) -> None:
+    save_policy(make_policy(), workshop / "lines")
+    flags = ("--baseline", "model" if same else "lines", "--data", "asked.jsonl", "--reward", "mine.py:even")
+    told = " ".join(loopwise("evaluate", "model", *flags, "--max-tokens", 3).stderr.split())
+    warning = "asked.jsonl: some answers were cut off, and the two models' tokens differ"
+    assert (warning in told) is not same
 
 
 DATA, EVEN = ["model", "--data", "asked.jsonl"], ["--reward", "mine.py:even"]

@@ -78,15 +78,16 @@ def test_which_word_comes_first_turns_the_sign_and_nothing_else(workshop: Path, 
     Path("mine.py").write_text("def big(prompts, **_):\n    return [float(int(one[0]) > 4) for one in prompts]\n")
     told = []
     for turn in (1, -1):
-        asked = [[f"{8 if n < differing else 3}+{n}=", f"2+{n}="][::turn] for n in range(6)]
-        rows = [{"prompt_a": a, "prompt_b": b, "word_a": "x"[:turn] or "y", "word_b": "yx"[turn < 0]} for a, b in asked]
-        (workshop / "probes.jsonl").write_text(lines(*rows))
+        words = dict(zip(("word_a", "word_b"), ("high", "low")[::turn], strict=True))
+        asked = [(f"{8 if n < differing else 3}+{n}=", f"2+{n}=")[::turn] for n in range(6)]
+        (workshop / "probes.jsonl").write_text(lines(*({"prompt_a": a, "prompt_b": b, **words} for a, b in asked)))
         [pair] = probed("--reward", "mine.py:big")["pairs"]
         told.append(pair["reward"])
     first, second = told
     assert first["value"] == -second["value"] == pytest.approx(differing / 6)
     assert first["ci95"] == pytest.approx([-second["ci95"][1], -second["ci95"][0]])
     assert first["p"] == second["p"]
+    assert first["shows"] == second["shows"]
 
 
 def test_probes_that_differ_in_nothing_flip_no_answer(workshop: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.bad_inputs import IMPROVE, ROWS, TUNE, lines, save_model
 from tests.command_line import contents, loopwise, refused, strict
 
-from loopwise.evaluate.stats import paired
+from loopwise.evaluate.stats import difference
 from loopwise.runs.journal import Journal
 
 PRETRAIN = """\
@@ -186,11 +186,11 @@ def test_what_was_set_differently_and_what_came_of_it(finished: Path) -> None:
     entries = {(entry["stage"], entry["split"]): entry for entry in found["stages"]}
     assert set(entries) == {(stage, split) for stage in ("base", "improved") for split in ("dev", "test")}
     scores = [scores_of(finished / name, "improved", "dev") for name in "ab"]
-    compared, entry = paired(scores[1], scores[0], 0.975), entries["improved", "dev"]
-    assert entry["difference"] == pytest.approx(compared.difference)
+    compared, entry = difference(scores[1], scores[0]), entries["improved", "dev"]
+    assert entry["difference"] == pytest.approx(compared.value)
     assert entry["a"]["value"] == pytest.approx(scores[0].mean())
     assert entry["n"] == 8
-    assert entry["ci95"][1] == pytest.approx(compared.upper)
+    assert entry["ci95"] == pytest.approx([compared.low, compared.high])
     assert "points" in loopwise("runs", "diff", finished / "a", finished / "b").stdout
 
 

@@ -27,6 +27,7 @@ from loopwise.types import (
     Sampling,
     Scored,
     asking,
+    joined_metrics,
 )
 
 
@@ -195,7 +196,6 @@ def merge(feedbacks: Sequence[Feedback], order: Sequence[int]) -> Feedback:
         for start, feedback in zip(starts.tolist(), feedbacks, strict=True)
         for pair in feedback.preferences
     )
-    names = {name for feedback in feedbacks for name in feedback.metrics}
     return Feedback(
         first.parts,
         first.weights,
@@ -205,7 +205,7 @@ def merge(feedbacks: Sequence[Feedback], order: Sequence[int]) -> Feedback:
         _join(feedbacks, order, "critiques"),
         _join(feedbacks, order, "edits"),
         _join(feedbacks, order, "extra") or (),
-        {name: _combine(name, feedbacks) for name in sorted(names)},
+        joined_metrics((len(feedback.rewards), feedback.metrics) for feedback in feedbacks),
     )
 
 
@@ -215,11 +215,6 @@ def _join(feedbacks: Sequence[Feedback], order: Sequence[int], name: str) -> Any
     empty: Any = {} if name == "extra" else None
     joined = [entry for feedback in feedbacks for entry in (getattr(feedback, name) or [empty] * len(feedback.rewards))]
     return tuple(joined[n] for n in order)
-
-
-def _combine(name: str, feedbacks: Sequence[Feedback]) -> float:
-    values = [feedback.metrics[name] for feedback in feedbacks if name in feedback.metrics]
-    return float(sum(values) if name.startswith("failed/") else sum(values) / len(values))
 
 
 def _cost(policy: Any, samples: Sequence[Sample]) -> Budget:

@@ -6,7 +6,8 @@ Shape letters used across the package: S samples, R reward parts, P problems, G 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol
 
@@ -111,6 +112,27 @@ class Feedback:
     def empty(count: int) -> Feedback:
         """Feedback that says nothing about ``count`` samples."""
         return Feedback((), (), np.zeros((count, 0)), np.zeros((count, 0), dtype=bool))
+
+
+def joined_metrics(lots: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+    """Metrics of several lots of samples as those of all, from how many samples a lot has and its own metrics.
+
+    Counts, called ``failed/…``, add up; others are means over the lots that have them, weighted by their samples.
+    """
+    found: dict[str, list[tuple[int, float]]] = {}
+    for count, metrics in lots:
+        for name, value in metrics.items():
+            found.setdefault(name, []).append((count, value))
+    return {name: _joined(name, found[name]) for name in sorted(found)}
+
+
+def _joined(name: str, found: Sequence[tuple[int, float]]) -> float:
+    if name.startswith("failed/"):
+        return math.fsum(value for _, value in found)
+    if len({value for _, value in found}) == 1:  # exact, whatever the weights
+        return float(found[0][1])
+    count = sum(count for count, _ in found)
+    return math.fsum(count * value for count, value in found) / count if count else math.nan
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,32 @@ class TestLikeness:
         alone = Encoder.load(str(folder), runtime).embed(["ab"])
         np.testing.assert_allclose(alone[0], vectors[0], atol=1e-6, err_msg="padding changes nothing")
 
+    def test_an_encoder_that_lacks_weights_is_refused(self, tmp_path: Path, tokenizer: Any, runtime: Runtime) -> None:
+        """What is missing would be drawn anew at every load: rewards would be noise, and a resumed run another."""
+        from safetensors.torch import load_file, save_file
+
+        folder = save_encoder(tmp_path / "encoder", tokenizer)
+        weights = load_file(folder / "model.safetensors")
+        save_file(
+            {name: value for name, value in weights.items() if "layer.0" not in name}, folder / "model.safetensors"
+        )
+        with pytest.raises(ModelError, match="no weights for"):
+            Encoder.load(str(folder), runtime)
+
+    def test_a_long_text_under_a_tokenizer_without_limit(
+        self, tmp_path: Path, runtime: Runtime, tokenizer: Any
+    ) -> None:
+        """RoBERTa counts positions from behind its padding token, so two fewer than it has are for text."""
+        from transformers import AutoModel, RobertaConfig
+
+        size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+        config = RobertaConfig(
+            vocab_size=len(tokenizer), max_position_embeddings=20, pad_token_id=tokenizer.pad_token_id, **size
+        )
+        AutoModel.from_config(config).save_pretrained(tmp_path / "roberta")
+        tokenizer.save_pretrained(tmp_path / "roberta")
+        assert Encoder.load(str(tmp_path / "roberta"), runtime).embed(["ab" * 40]).shape == (1, 8)
+
     def test_a_folder_without_an_encoder(self, tmp_path: Path, runtime: Runtime) -> None:
         (tmp_path / "empty").mkdir()
         with pytest.raises(ModelError, match="empty"):

@@ -58,6 +58,11 @@ def test_mean_interval() -> None:
     many = np.linspace(0, 2, FEW)
     assert mean_interval([*many, np.nan]) == bootstrap(many)
     assert mean_interval([0.5, 0.25, np.nan]) == (0.0, 1.0)
+    # Alike, they vary less than zeros and ones would: Wilson's interval is wide enough for them.
+    assert mean_interval([0.625] * 8) == wilson(5, 8)
+    assert mean_interval([0.625] * 80) == wilson(50, 80)
+    assert mean_interval([1.372] * 80) == (1.372, 1.372)
+    assert np.isnan(mean_interval([0.625])).all()
     # 4.303 is Student's t of 97.5% with 2 degrees of freedom.
     assert mean_interval([1.0, 2.0, 6.0]) == pytest.approx(
         (3 - 4.303 * 7**0.5 / 3**0.5, 3 + 4.303 * 7**0.5 / 3**0.5), abs=1e-3

@@ -11,7 +11,7 @@ from loopwise.evaluate.perplexity import Perplexity
 from loopwise.report import evaluation_words as words
 from loopwise.report.evaluation_figure import WIDTH, evaluation_figure
 from loopwise.report.evaluation_markdown import code, evaluation_markdown
-from loopwise.stages.comparison import judge
+from loopwise.stages.comparison import differences, judge
 from loopwise.stages.texts import Reading, text_differences, text_result
 
 
@@ -43,6 +43,46 @@ def test_a_reward_that_is_the_share_of_passes_is_not_told_twice() -> None:
     assert "| <code>addition</code> | pass@1 | 50.0% | 40.0% to 60.0% | 40 |" in page
     assert "|  | pass@2 | 75.0% | 60.0% to 85.0% | 40 |" in page
     assert "mean reward" not in page
+
+
+def beside(ours: list[float], theirs: list[float], name: str) -> dict[str, Any]:
+    """What an evaluation of one figure beside a baseline finds."""
+    scores = [{name: np.array(own)} for own in (ours, theirs)]
+    sides = [{name: figure(float(own[name].mean()), 0.0, 1.0)} for own in scores]
+    one = found()
+    gaps = differences(*scores)
+    one["results"] = [one["results"][0] | {"figures": sides[0], "baseline": {"figures": sides[1]}, "differences": gaps}]
+    return one | {
+        "baseline": {"model": "base", "policy_id": "def"},
+        "comparison": judge(one["results"], same=False),
+        "training": [],
+    }
+
+
+def test_a_difference_in_a_table_is_a_number() -> None:
+    page = evaluation_markdown(beside([-1.0, -2.0, -2.5], [-3.0, -3.5, -5.0], "likelihood"))
+    assert "| +2.000 | " in page
+    assert "log-probability a token +" not in page.partition("## Figures")[2]
+    assert "comparisons" not in page
+    assert "said only where its test agrees (5%)" in page
+
+
+def test_one_problem_shows_nothing() -> None:
+    [result] = beside([1.0], [0.0], "accuracy")["results"]
+    assert result["sentence"] == "addition: +100.0 points, of a single problem, which shows nothing"
+
+
+def test_what_does_not_vary_has_no_interval_without_width() -> None:
+    one = beside([3.0] * 9, [1.628] * 9, "reward")
+    assert one["results"][0]["sentence"] == "better on addition: mean reward +1.372 on each of 9 problems"
+    assert "| +1.372 | all alike |" in evaluation_markdown(one)
+
+
+def test_a_reward_of_several_is_named_as_it_is() -> None:
+    result = {"figures": {"reward": figure(0.5, 0.4, 0.6), "reward/a|b": figure(1.0, 1.0, 1.0)}}
+    page = evaluation_markdown(found(**result))
+    assert "| mean reward of <code>a&#124;b</code> | 1.000 | all alike |" in page
+    assert "reward" in dict(words.shown_figures(found(**result)["results"][0]))
 
 
 def test_figures_of_all_answers_and_their_confusion() -> None:

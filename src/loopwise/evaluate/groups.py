@@ -10,7 +10,7 @@ from itertools import groupby
 import numpy as np
 
 from loopwise.evaluate.stats import pass_at_k
-from loopwise.types import REWARD_ROUNDING, Feedback, Sample, Scored
+from loopwise.types import REWARD_ROUNDING, Feedback, Sample, Scored, joined_metrics
 
 
 def group_members(samples: Sequence[Sample]) -> list[list[int]]:
@@ -32,13 +32,11 @@ def group_means(groups: Iterable[Sequence[int]], totals: np.ndarray) -> np.ndarr
 def joined(rollouts: Sequence[Scored]) -> Scored:
     """Several rollouts as one, so that a figure covers all their samples. Critiques and the like are left out.
 
-    Metrics called ``failed/…`` are counts and add up; others are averaged over the rollouts that have them. A part that
-    only some rollouts were judged by is masked in the others.
+    A part that only some rollouts were judged by is masked in the others.
     """
     weights = {name: weight for one in rollouts for name, weight in _weights(one)}
     samples: list[Sample] = []
     rewards = np.full((sum(len(one.samples) for one in rollouts), len(weights)), np.nan)
-    metrics: dict[str, list[float]] = {}
     first_group = 0
     for one in rollouts:
         rows = slice(len(samples), len(samples) + len(one.samples))
@@ -47,11 +45,7 @@ def joined(rollouts: Sequence[Scored]) -> Scored:
             rewards[rows, list(weights).index(name)] = judged
         samples.extend(replace(sample, group=sample.group + first_group) for sample in one.samples)
         first_group += len(one.problems)
-        for name, value in one.feedback.metrics.items():
-            metrics.setdefault(name, []).append(value)
-    figures = {
-        name: math.fsum(values) / (1 if name.startswith("failed/") else len(values)) for name, values in metrics.items()
-    }
+    figures = joined_metrics((len(one.samples), one.feedback.metrics) for one in rollouts)
     feedback = Feedback(tuple(weights), tuple(weights.values()), rewards, ~np.isnan(rewards), metrics=figures)
     return Scored(tuple(problem for one in rollouts for problem in one.problems), tuple(samples), feedback)
 

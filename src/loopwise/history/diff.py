@@ -168,11 +168,8 @@ def _stage_cells(entry: Mapping[str, Any]) -> Iterator[str]:
         yield entry.get("unpaired", DASH)
         return
     low, high = entry["ci95"]
-    if low == high == 0:
-        yield "no difference"
-        return
     interval = f" [{differ(low).removesuffix(' points')}, {differ(high).removesuffix(' points')}]" if known(low) else ""
-    yield f"{differ(entry['difference'])}{interval}"
+    yield f"{differ(entry['difference']) if entry['difference'] else 'no difference'}{interval}"
 
 
 def _signed(value: float) -> str:

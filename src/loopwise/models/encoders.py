@@ -31,7 +31,7 @@ def start_judge(
     ModelError naming the key or folder and the mend.
     """
     calm_transformers()
-    body, tokenizer = _created(model, texts) if model.create else _loaded(str(model.path))
+    body, tokenizer = _created(model, texts) if model.create else load_encoder(str(model.path))
     if head == "tokens" and tokenizer.mask_token_id is None:
         raise ConfigError(
             f'key "masked": the tokenizer of {model.path} has no mask token, so it is no masked language model. '
@@ -46,7 +46,7 @@ def start_judge(
         reads=reads,
         labels=list(labels),
         dropout=model.dropout,
-        max_position_embeddings=_positions(shape),
+        max_position_embeddings=positions_of(shape),
         hidden_size=shape.get("hidden_size", shape.get("n_embd")),
         vocab_size=shape["vocab_size"],
         pad_token_id=tokenizer.pad_token_id,
@@ -109,15 +109,19 @@ def encoder_folder(path: str) -> Path:
     return folders[0]
 
 
-def _positions(shape: dict[str, Any]) -> int | None:
+def positions_of(shape: dict[str, Any]) -> int | None:
     """Most tokens of a text. RoBERTa and its kin begin to count positions after the padding's."""
     positions = shape.get("max_position_embeddings", shape.get("n_positions"))
     own = {"roberta", "xlm-roberta", "camembert", "mpnet"}
     return positions - shape["pad_token_id"] - 1 if positions and shape["model_type"] in own else positions
 
 
-def _loaded(path: str) -> tuple[Any, Any]:
-    """The body and tokenizer in a folder. Pickled weights are never loaded, and no program code in it runs."""
+def load_encoder(path: str) -> tuple[Any, Any]:
+    """The body and tokenizer in a Hugging Face folder, or of ``package:NAME``.
+
+    Pickled weights are never loaded, and no program code in it runs. Raises ModelError naming what is wrong with it, as
+    weights that are missing.
+    """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     folder = encoder_folder(path)

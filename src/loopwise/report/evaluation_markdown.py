@@ -22,7 +22,7 @@ and Price's where all scores are 0 or 1, else Student's t. {held}"""
 _SEVERAL = """\
 Each stands by itself; better and worse are said only where Holm's correction over all {comparisons} comparisons agrees
 (5%)."""
-_SINGLE = "Better and worse are said only where the exact test that goes with it agrees (5%)."
+_SINGLE = "Better and worse are said only where its test agrees (5%)."
 _CONTAMINATION = """\
 A prompt was met exactly where training had the same problem, or a line of plain text or of a completion that begins
 with it; by wording where 13 words in a row stand in both (of a prompt of 8 to 12 words all; Han characters count

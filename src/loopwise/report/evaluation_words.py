@@ -190,7 +190,7 @@ def _leans(side: Mapping[str, Any]) -> Iterator[str]:
             if gap is None or not gap["n"]:
                 continue
             size = numbers.fixed(gap["value"], _DECIMALS, signed=True)
-            shown = f"({size} {unit}, 95% interval {_fixed(gap['ci95'][0])} to {_fixed(gap['ci95'][1])})"
+            shown = f"({size} {unit}, 95% interval {interval('reward', gap['ci95'])})"
             if gap["shows"]:
                 rest = pair["b"] if gap["shows"] == pair["a"] else pair["a"]
                 yield f"  leans to {gap['shows']} over {rest} {shown}"

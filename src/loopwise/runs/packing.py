@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from loopwise.runs.rows import Place
-from loopwise.types import Feedback, Preference, Problem, Prompt, Sample, Segment
+from loopwise.types import Feedback, Preference, Problem, Prompt, Sample, Segment, joined_metrics
 
 
 class Judged(NamedTuple):
@@ -140,7 +141,7 @@ def merge_feedback(
 ) -> Feedback:
     """The feedback on ``samples``, all of them ``judged``, in their order.
 
-    Where they were judged in several acts, a metric is the mean over the acts that gave it, weighted by samples.
+    Where they were judged in several acts, metrics are joined as those of several lots of samples are.
     Raises ValueError where the acts differ in parts or weights.
     """
     rows = [judged[sample.id] for sample in samples]
@@ -165,7 +166,7 @@ def merge_feedback(
         critiques=_notes(rows, "critique"),
         edits=_notes(rows, "edit"),
         extra=tuple(row.notes.get("extra", {}) for row in rows) if any("extra" in row.notes for row in rows) else (),
-        metrics=_mean_metrics(rows, used),
+        metrics=_metrics(rows, used),
     )
 
 
@@ -173,13 +174,6 @@ def _notes(rows: Sequence[Judged], name: str) -> tuple[str | None, ...] | None:
     return tuple(row.notes.get(name) for row in rows) if any(name in row.notes for row in rows) else None
 
 
-def _mean_metrics(rows: Sequence[Judged], acts: Mapping[int, Act]) -> Mapping[str, float]:
-    if len(acts) == 1:
-        return next(iter(acts.values())).metrics
-    counts = {number: sum(row.feedback == number for row in rows) for number in acts}
-    means = {}
-    for name in dict.fromkeys(name for act in acts.values() for name in act.metrics):
-        given = [number for number, act in acts.items() if name in act.metrics]
-        total = sum(acts[number].metrics[name] * counts[number] for number in given)
-        means[name] = total / sum(counts[number] for number in given)
-    return means
+def _metrics(rows: Sequence[Judged], acts: Mapping[int, Act]) -> Mapping[str, float]:
+    counts = Counter(row.feedback for row in rows)
+    return joined_metrics((counts[number], act.metrics) for number, act in acts.items())

@@ -11,13 +11,14 @@ import torch
 from loopwise.errors import ModelError
 from loopwise.evaluate.parts import Judged
 from loopwise.evaluate.references import Figures, reference_texts
-from loopwise.models.encoders import encoder_folder
-from loopwise.models.folders import calm_transformers, check_folder
-from loopwise.models.tokenizers import encodable, loading_fault
+from loopwise.models.encoders import load_encoder, positions_of
+from loopwise.models.folders import calm_transformers
+from loopwise.models.tokenizers import encodable
 from loopwise.runtime import Runtime
 from loopwise.types import Problem, Prompt, Sample
 
 TEXTS_AT_ONCE = 32
+UNLIMITED = 2**30
 
 
 class Encoder:
@@ -27,28 +28,19 @@ class Encoder:
         self._module = module.eval().to(runtime.torch_device)
         self._tokenizer = tokenizer
         self._runtime = runtime
-        positions = getattr(module.config, "max_position_embeddings", None) or tokenizer.model_max_length
-        self._longest = min(int(positions), int(tokenizer.model_max_length))
+        limits = (positions_of(module.config.to_dict()), tokenizer.model_max_length)
+        # A tokenizer without a limit says so by an enormous one.
+        self._longest = min((int(limit) for limit in limits if limit and limit < UNLIMITED), default=None)
 
     @classmethod
     def load(cls, path: str, runtime: Runtime) -> Encoder:
-        """From a Hugging Face folder, or ``package:NAME``. Pickled weights are never loaded.
-
-        Raises ModelError naming what is wrong with the folder.
-        """
-        from transformers import AutoModel, AutoTokenizer
-
+        """From a Hugging Face folder, or ``package:NAME``. Raises ModelError naming what is wrong with the folder."""
         calm_transformers()
-        folder = encoder_folder(path)
-        check_folder(folder)
-        own: Any = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **own)
-            module = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **own)
-        except Exception as error:  # transformers raises a dozen kinds here, all of them about this folder
-            raise ModelError(
-                f"{path}: not loadable as an encoder ({loading_fault(error)}). Check the folder, or save it again."
-            ) from error
+        module, tokenizer = load_encoder(path)
+        if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise ModelError(f"{path}: its tokenizer has no token to pad texts with. Set its pad_token.")
+            tokenizer.pad_token = tokenizer.eos_token
         return cls(module, tokenizer, runtime)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -71,7 +63,7 @@ class Encoder:
         encoded = self._tokenizer(
             list(map(encodable, texts)),
             padding=True,
-            truncation=True,
+            truncation=self._longest is not None,
             max_length=self._longest,
             return_tensors="pt",
             **sides,
