@@ -201,10 +201,11 @@ class Session:
         self.files.commit_round(position, summary, decision, self._kept)
         self.meter.resume(position)
         if skipped := updated.metrics.get("skipped"):
+            every = ": all there were, so nothing was learned" if skipped == updated.metrics.get("steps") else ""
             self._note(
                 "warning",
                 f"round {position.round}: {skipped:g} optimizer steps were skipped, because their gradients were not "
-                "finite. Lower update.optimizer.lr, or set runtime.dtype: float32.",
+                f"finite{every}. Lower update.optimizer.lr, or set runtime.dtype: float32.",
             )
         for advice in (*self._warnings, *advise(self.parts.recipe, summary)):
             self._note("warning", f"round {position.round}: {advice}")
