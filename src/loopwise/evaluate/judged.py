@@ -11,6 +11,7 @@ from loopwise.evaluate.calibration import (
     calibration_report,
     expected_calibration_error,
     label_report,
+    log_loss,
     log_softmax,
     reliability,
     two_classes,
@@ -84,8 +85,8 @@ class JudgedRows:
         found = {"judged_right": told["accuracy"]}
         if self.kind == "labels":
             found["macro_f1"] = told["macro_f1"]
-        log_loss = -float(log_softmax(logits)[np.arange(len(truth)), truth].mean())
-        return found | {"log_loss": log_loss, "ece": expected_calibration_error(reliability(logits, truth))}
+        calibration = expected_calibration_error(reliability(logits, truth))
+        return found | {"log_loss": log_loss(logits, truth), "ece": calibration}
 
     def report(self, policy: Policy, split: str, temperature: float) -> dict[str, Any]:
         """All there is to say of a policy on a split: what it gets right, and its calibration."""

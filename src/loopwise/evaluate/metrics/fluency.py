@@ -6,19 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-import torch
-
+from loopwise.evaluate.likelihood import sum_logps
 from loopwise.evaluate.parts import Judged
 from loopwise.evaluate.perplexity import Perplexity
 from loopwise.evaluate.references import Figures
-from loopwise.models.logps import TokenRow, token_logps
+from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import encode_rows
 from loopwise.runtime import Runtime
 from loopwise.types import Problem, Sample
-
-ROWS_AT_ONCE = 32
 
 
 class Fluency:
@@ -36,7 +32,7 @@ class Fluency:
         fits = [place for place, row in enumerate(rows) if self._fits(row)]
         for place in set(range(len(rows))) - set(fits):
             judged.errors[place] = f"{rows[place].total_tokens} tokens are over the frozen model's context"
-        sums = completion_logps(self._policy, [rows[place] for place in fits], self._runtime)
+        sums = sum_logps(self._policy, [rows[place] for place in fits], self._runtime)
         for place, total in zip(fits, sums, strict=True):
             count = len(rows[place].token_ids)
             judged.rewards[place] = math.exp(total / count) if count else 0.0
@@ -48,7 +44,7 @@ class Fluency:
         read = [place for place, row in enumerate(rows) if len(row.token_ids) and self._fits(row)]
         if not read:
             return None
-        nats = -float(completion_logps(self._policy, [rows[place] for place in read], self._runtime).sum())
+        nats = -float(sum_logps(self._policy, [rows[place] for place in read], self._runtime).sum())
         tokens = sum(len(rows[place].token_ids) for place in read)
         found = Perplexity(nats, tokens, sum(len(samples[place].text.encode()) for place in read), len(read))
         figures = {"perplexity": found.perplexity, "bits_per_byte": found.bits_per_byte}
@@ -64,17 +60,3 @@ class Fluency:
     def _fits(self, row: TokenRow) -> bool:
         limit = self._policy.weights.context_length if self._policy.weights else None
         return limit is None or row.total_tokens <= limit
-
-
-def completion_logps(policy: Policy, rows: Sequence[TokenRow], runtime: Runtime) -> np.ndarray:
-    """Summed log-probability (nats) of each row's following tokens: float64 ``[S]``, 0 where there are none."""
-    assert policy.weights is not None
-    sums = np.zeros(len(rows))
-    order = [place for place in range(len(rows)) if len(rows[place].token_ids)]
-    order.sort(key=lambda place: rows[place].total_tokens)
-    with torch.inference_mode(), runtime.autocast():
-        for start in range(0, len(order), ROWS_AT_ONCE):
-            places = order[start : start + ROWS_AT_ONCE]
-            logps, mask = token_logps(policy.weights.module, [rows[place] for place in places])
-            sums[places] = (logps * mask).sum(-1).double().cpu().numpy()
-    return sums
