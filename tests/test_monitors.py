@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +16,11 @@ from loopwise.config.recipes import ImproveRecipe
 from loopwise.errors import ConfigError
 from loopwise.evaluate.loading import load_feedback
 from loopwise.evaluate.sources import Source
+from loopwise.models.policy import Policy
 from loopwise.monitors import Crossing, Monitors, Watched, crossings
 from loopwise.runs.journal import Journal
 from loopwise.stages.improve import RUN_ID, improve
+from loopwise.types import LOST, Feedback, Problem, Sample, Sampling, Scored
 from loopwise.workspace import JOURNAL
 
 BASE = {"reward": 0.5, "entropy": 1.0, "distinct": 0.8, "length": 10.0, "vote_share": 0.5}
@@ -101,6 +104,23 @@ def test_answers_that_are_lost_speak() -> None:
     base = seen({"pass_at_k": right(50)})
     assert names(seen({"pass_at_k": right(30)}), base) == [("pass_at_k", False)]
     assert names(seen({"pass_at_k": right(49)}), base) == []
+
+
+def test_answers_that_could_not_be_drawn_are_not_watched() -> None:
+    texts = ["", "1", "", "2"]
+    samples = tuple(
+        Sample(str(place), "p", 0, place, "", text, "stop" if text else LOST) for place, text in enumerate(texts)
+    )
+    rewards = np.array([[math.nan], [1.0], [math.nan], [0.0]])
+    said = Feedback(
+        ("exact",), (1.0,), rewards, ~np.isnan(rewards), critiques=(None, None, None, "no"), edits=("1",) * 4
+    )
+    scored = Scored((Problem("p", "?"),), samples, said)
+    roller = SimpleNamespace(at=lambda *place: lambda *asked: scored, report=None, feedback=None)
+    watching: Any = {"roller": roller, "ask": None, "runtime": None, "sampling": Sampling()}
+    monitors = Monitors(MonitorsConfig(samples=4), problems=scored.problems, threshold=1.0, base=Policy(), **watching)
+    figures = monitors.of_base.figures
+    assert (figures["pass_at_1"], figures["vote_share"], figures["length"]) == (0.5, 0.5, 1.0)
 
 
 @pytest.mark.parametrize(

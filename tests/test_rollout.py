@@ -14,7 +14,7 @@ import pytest
 from loopwise.errors import ConfigError
 from loopwise.models.policy import Policy
 from loopwise.models.prompts import render
-from loopwise.rollout import Roller, merge
+from loopwise.rollout import Roller
 from loopwise.runs.journal import Journal
 from loopwise.runs.rows import Place
 from loopwise.types import Budget, Feedback, Preference, Problem, PromptState, Request, Sample, Sampling, Scored
@@ -248,6 +248,29 @@ def test_rewards_of_none_stay_masked_when_re_read(make_roller: Make) -> None:
         assert feedback.mask[:, 1].all()
 
 
+def test_what_a_source_puts_under_its_mask_changes_nothing_when_re_read(make_roller: Make) -> None:
+    class Zeros(Judge):
+        async def judge(self, problems: Sequence[Problem], samples: Sequence[Sample]) -> Feedback:
+            said = await super().judge(problems, samples)
+            return replace(said, rewards=np.nan_to_num(said.rewards))
+
+    roller = make_roller(feedback=Zeros())
+    first, again = (roller.at(1, "train", HOT)(POLICY, PROBLEMS, 2) for _ in range(2))
+    assert equal(first, again)
+    assert np.isnan(first.feedback.rewards[1::2, 0]).all()
+
+
+def test_the_journal_tells_the_metrics_of_units_of_different_size(make_roller: Make, journal: Journal) -> None:
+    scored = make_roller().at(1, "train", HOT)(POLICY, PROBLEMS, 2)
+    read = journal.feedback_at(Place("run", 1, 0, "train"), scored.samples, "reward")
+    assert read is not None
+    assert (
+        read.metrics
+        == scored.feedback.metrics
+        == {"failed/key": 3.0, "mean": pytest.approx((4 * 4 + 4 * 4 + 2 * 2) / 10)}
+    )
+
+
 def test_reports_are_asked_on_held_out_phases_alone(make_roller: Make, journal: Journal) -> None:
     report = Judge()
     roller = make_roller(report=report)
@@ -294,32 +317,6 @@ def test_generated_and_read_tokens_are_counted_once_a_group(
 def test_no_problems_give_an_empty_rollout(make_roller: Make) -> None:
     scored = make_roller().at(1, "train", HOT)(POLICY, [], 4)
     assert (scored.problems, scored.samples, scored.feedback.totals.shape) == ((), (), (0,))
-
-
-def feedback(rewards: list[float], **changes: Any) -> Feedback:
-    table = np.array(rewards)[:, None]
-    return Feedback(("r",), (1.0,), table, ~np.isnan(table), **changes)
-
-
-def test_merge_reorders_everything_alike() -> None:
-    first = feedback([1, 2], preferences=(Preference(0, 1),), critiques=("a", "b"), extra=({"x": 1}, {"x": 2}))
-    second = feedback([3, np.nan, 5], preferences=(Preference(2, 0, 0.5),), edits=("e", None, "f"))
-    merged = merge([first, second], [4, 0, 3, 1, 2])
-    assert merged.rewards[:, 0].tolist() == pytest.approx([5, 1, np.nan, 2, 3], nan_ok=True)
-    assert merged.mask[:, 0].tolist() == [True, True, False, True, True]
-    assert merged.critiques == (None, "a", None, "b", None)
-    assert merged.edits == ("f", None, None, None, "e")
-    assert merged.extra == ({}, {"x": 1}, {}, {"x": 2}, {})
-    assert merged.preferences == (Preference(1, 3), Preference(0, 4, 0.5))
-
-
-def test_merged_metrics_are_means_but_failures_add_up() -> None:
-    parts = [feedback([1], metrics={"failed/r": 1.0, "length": 2.0}), feedback([1], metrics={"failed/r": 2.0})]
-    assert merge(parts, [0, 1]).metrics == {"failed/r": 3.0, "length": 2.0}
-
-
-def test_merging_nothing() -> None:
-    assert merge([], []).rewards.shape == (0, 0)
 
 
 def test_prompts_are_rendered_for_a_prompt_state_alone(make_roller: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,9 +220,7 @@ def _drawn(scored: Scored) -> Scored:
     kept = [place for place, sample in enumerate(scored.samples) if sample.finish_reason != LOST]
     if len(kept) == len(scored.samples):
         return scored
-    feedback = scored.feedback
-    chosen = replace(feedback, rewards=feedback.rewards[kept], mask=feedback.mask[kept], preferences=(), extra=())
-    return Scored(scored.problems, tuple(scored.samples[place] for place in kept), replace(chosen, critiques=None))
+    return Scored(scored.problems, tuple(scored.samples[place] for place in kept), scored.feedback.at(kept))
 
 
 def _vote_share(scored: Scored) -> float:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from loopwise.errors import ConfigError
+from loopwise.feedback import joined_feedback
 from loopwise.models.prompts import render
 from loopwise.ranks import ALONE, Ranks
 from loopwise.runs.journal import Journal, Place
@@ -19,7 +18,6 @@ from loopwise.types import (
     Feedback,
     FeedbackSource,
     Generator,
-    Preference,
     Problem,
     PromptState,
     Request,
@@ -27,7 +25,6 @@ from loopwise.types import (
     Sampling,
     Scored,
     asking,
-    joined_metrics,
 )
 
 
@@ -98,7 +95,7 @@ class Rollout:
             samples += [sample for unit in drawn for sample in unit]
             roller.on_progress(self.phase, len(samples), len(requests))
         order = sorted(range(len(samples)), key=lambda n: (samples[n].group, samples[n].index))
-        feedback = merge(feedbacks, order) if judged else Feedback.empty(len(samples))
+        feedback = joined_feedback(feedbacks).at(order) if judged else Feedback.empty(len(samples))
         return Scored(tuple(problems), tuple(samples[n] for n in order), feedback)
 
     def _request(self, place: Place, problem: Problem, group: int, index: int) -> Request:
@@ -181,40 +178,6 @@ class Rollout:
 
     def _add_feedback(self, place: Place, samples: Sequence[Sample], feedback: Feedback, kind: str) -> None:
         self.roller.journal.add_feedback(place, samples, feedback, kind)
-
-
-def merge(feedbacks: Sequence[Feedback], order: Sequence[int]) -> Feedback:
-    """Join the feedback of units and put the samples in ``order`` (positions in the joined list)."""
-    if not feedbacks:
-        return Feedback.empty(0)
-    first = feedbacks[0]
-    counts = [len(feedback.rewards) for feedback in feedbacks]
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    new_place = {old: new for new, old in enumerate(order)}
-    preferences = tuple(
-        Preference(new_place[start + pair.chosen], new_place[start + pair.rejected], pair.weight)
-        for start, feedback in zip(starts.tolist(), feedbacks, strict=True)
-        for pair in feedback.preferences
-    )
-    return Feedback(
-        first.parts,
-        first.weights,
-        np.concatenate([feedback.rewards for feedback in feedbacks])[list(order)],
-        np.concatenate([feedback.mask for feedback in feedbacks])[list(order)],
-        preferences,
-        _join(feedbacks, order, "critiques"),
-        _join(feedbacks, order, "edits"),
-        _join(feedbacks, order, "extra") or (),
-        joined_metrics((len(feedback.rewards), feedback.metrics) for feedback in feedbacks),
-    )
-
-
-def _join(feedbacks: Sequence[Feedback], order: Sequence[int], name: str) -> Any:
-    if not any(getattr(feedback, name) for feedback in feedbacks):
-        return None
-    empty: Any = {} if name == "extra" else None
-    joined = [entry for feedback in feedbacks for entry in (getattr(feedback, name) or [empty] * len(feedback.rewards))]
-    return tuple(joined[n] for n in order)
 
 
 def _cost(policy: Any, samples: Sequence[Sample]) -> Budget:

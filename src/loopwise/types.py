@@ -6,9 +6,8 @@ Shape letters used across the package: S samples, R reward parts, P problems, G 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -113,26 +112,27 @@ class Feedback:
         """Feedback that says nothing about ``count`` samples."""
         return Feedback((), (), np.zeros((count, 0)), np.zeros((count, 0), dtype=bool))
 
+    def at(self, places: Sequence[int]) -> Feedback:
+        """Feedback on the samples at ``places``, each named once, in that order; the metrics stay those of all.
 
-def joined_metrics(lots: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
-    """Metrics of several lots of samples as those of all, from how many samples a lot has and its own metrics.
+        Preferences go with their samples, and are dropped where one of the two is not there.
+        """
 
-    Counts, called ``failed/…``, add up; others are means over the lots that have them, weighted by their samples.
-    """
-    found: dict[str, list[tuple[int, float]]] = {}
-    for count, metrics in lots:
-        for name, value in metrics.items():
-            found.setdefault(name, []).append((count, value))
-    return {name: _joined(name, found[name]) for name in sorted(found)}
+        def picked(values: Any) -> Any:
+            return tuple(values[place] for place in places) if values else values
 
-
-def _joined(name: str, found: Sequence[tuple[int, float]]) -> float:
-    if name.startswith("failed/"):
-        return math.fsum(value for _, value in found)
-    if len({value for _, value in found}) == 1:  # exact, whatever the weights
-        return float(found[0][1])
-    count = sum(count for count, _ in found)
-    return math.fsum(count * value for count, value in found) / count if count else math.nan
+        rows = np.asarray(places, dtype=np.intp)
+        now = {before: place for place, before in enumerate(places)}
+        pairs = [pair for pair in self.preferences if pair.chosen in now and pair.rejected in now]
+        return replace(
+            self,
+            rewards=self.rewards[rows],
+            mask=self.mask[rows],
+            preferences=tuple(replace(pair, chosen=now[pair.chosen], rejected=now[pair.rejected]) for pair in pairs),
+            critiques=picked(self.critiques),
+            edits=picked(self.edits),
+            extra=picked(self.extra),
+        )
 
 
 @dataclass(frozen=True)

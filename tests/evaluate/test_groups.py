@@ -9,7 +9,7 @@ import pytest
 
 from loopwise.evaluate.groups import group_metrics, joined
 from loopwise.evaluate.rewards import feedback_metrics
-from loopwise.types import Scored, joined_metrics
+from loopwise.types import Scored
 
 Make = Callable[..., Scored]
 
@@ -88,10 +88,3 @@ def test_feedback_metrics(scored: Make) -> None:
     assert figures["frac_reward_zero_std"] == pytest.approx(2 / 3)
     assert figures["rewards/exact/mean"] == pytest.approx(1.0)
     assert figures["rewards/exact/std"] == pytest.approx(0.4**0.5)
-
-
-def test_metrics_of_several_lots_are_those_of_all_their_samples() -> None:
-    lots = [(256, {"vote_share": 0.5, "failed/vote": 3.0}), (8, {"vote_share": 1.0, "failed/vote": 1.0, "own": 2.0})]
-    assert joined_metrics(lots) == {"failed/vote": 4.0, "own": 2.0, "vote_share": pytest.approx((128 + 8) / 264)}
-    assert joined_metrics([(3, {"share": 0.1}), (7, {"share": 0.1})]) == {"share": 0.1}
-    assert joined_metrics([]) == {}

@@ -43,6 +43,14 @@ def groups(*texts: Sequence[str]) -> tuple[list[Problem], list[Sample]]:
     return [Problem(sample.problem_id, f"prompt {sample.group}") for sample in samples], samples
 
 
+def test_models_run_where_the_command_says_or_by_the_defaults(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # it would stay with the tests after this one
+    assert Surroundings(runtime=runtime).local_runtime() is runtime
+    assert Surroundings(seed=3).local_runtime().seed == 3
+
+
 class TestFluency:
     @pytest.fixture
     def around(self, folder: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Surroundings:

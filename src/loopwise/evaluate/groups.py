@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 
 from loopwise.evaluate.stats import pass_at_k
-from loopwise.types import REWARD_ROUNDING, Feedback, Sample, Scored, joined_metrics
+from loopwise.feedback import joined_feedback
+from loopwise.types import REWARD_ROUNDING, Sample, Scored
 
 
 def group_members(samples: Sequence[Sample]) -> list[list[int]]:
@@ -30,24 +31,18 @@ def group_means(groups: Iterable[Sequence[int]], totals: np.ndarray) -> np.ndarr
 
 
 def joined(rollouts: Sequence[Scored]) -> Scored:
-    """Several rollouts as one, so that a figure covers all their samples. Critiques and the like are left out.
+    """Several rollouts as one, so that a figure covers all their samples; the groups of each follow those before it.
 
-    A part that only some rollouts were judged by is masked in the others.
+    A part that only some rollouts were judged by is masked in the others. Raises ValueError where two rollouts give a
+    part different weights.
     """
-    weights = {name: weight for one in rollouts for name, weight in _weights(one)}
     samples: list[Sample] = []
-    rewards = np.full((sum(len(one.samples) for one in rollouts), len(weights)), np.nan)
     first_group = 0
     for one in rollouts:
-        rows = slice(len(samples), len(samples) + len(one.samples))
-        for column, name in enumerate(one.feedback.parts):
-            judged = np.where(one.feedback.mask[:, column], one.feedback.rewards[:, column], np.nan)
-            rewards[rows, list(weights).index(name)] = judged
         samples.extend(replace(sample, group=sample.group + first_group) for sample in one.samples)
         first_group += len(one.problems)
-    figures = joined_metrics((len(one.samples), one.feedback.metrics) for one in rollouts)
-    feedback = Feedback(tuple(weights), tuple(weights.values()), rewards, ~np.isnan(rewards), metrics=figures)
-    return Scored(tuple(problem for one in rollouts for problem in one.problems), tuple(samples), feedback)
+    problems = tuple(problem for one in rollouts for problem in one.problems)
+    return Scored(problems, tuple(samples), joined_feedback([one.feedback for one in rollouts]))
 
 
 def group_metrics(scored: Scored, threshold: float = 1.0, k: int | None = None) -> dict[str, float]:
@@ -82,10 +77,6 @@ def group_metrics(scored: Scored, threshold: float = 1.0, k: int | None = None) 
         "entropy": [sample.stats["entropy"] for sample in samples if "entropy" in sample.stats],
     }
     return {name: math.fsum(values) / len(values) for name, values in figures.items() if values}
-
-
-def _weights(scored: Scored) -> Iterator[tuple[str, float]]:
-    return zip(scored.feedback.parts, scored.feedback.weights, strict=True)
 
 
 def _distinct(samples: Sequence[Sample]) -> float:

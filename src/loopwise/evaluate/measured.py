@@ -15,7 +15,6 @@ from loopwise.types import Problem, Sample
 
 if TYPE_CHECKING:
     from loopwise.evaluate.parts import Judge, Judged
-    from loopwise.runtime import Runtime
 
 
 def fluency(surroundings: Surroundings, model: str, after_prompt: bool = True) -> Judge:
@@ -28,7 +27,7 @@ def fluency(surroundings: Surroundings, model: str, after_prompt: bool = True) -
     from loopwise.evaluate.metrics.fluency import Fluency
     from loopwise.models.folders import load_policy
 
-    runtime = _runtime(surroundings)
+    runtime = surroundings.local_runtime()
     return Fluency(load_policy(model, runtime), runtime, after_prompt=after_prompt)
 
 
@@ -103,13 +102,4 @@ SOURCES: tuple[Source, ...] = (
 def _likeness(surroundings: Surroundings, model: str, column: str | None) -> Judge:
     from loopwise.evaluate.metrics.embeddings import Encoder, Likeness
 
-    return Likeness(Encoder.load(model, _runtime(surroundings)), column)
-
-
-def _runtime(surroundings: Surroundings) -> Runtime:
-    if surroundings.runtime is not None:
-        return surroundings.runtime
-    from loopwise.config.blocks import RuntimeConfig
-    from loopwise.runtime import make_runtime
-
-    return make_runtime(RuntimeConfig(), surroundings.seed)
+    return Likeness(Encoder.load(model, surroundings.local_runtime()), column)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from loopwise.errors import ConfigError
 from loopwise.evaluate.parts import Judged, LocalReward, Part, RewardPart, distinct_names
+from loopwise.feedback import joined_feedback
 from loopwise.types import LOST, REWARD_ROUNDING, Feedback, Problem, Sample, Scored
 
 
@@ -166,23 +166,17 @@ def _joined_words(judged: Sequence[Judged], count: int) -> tuple[str | None, ...
 
 def _with_lost(feedback: Feedback, drawn: Sequence[int], count: int) -> Feedback:
     """Feedback on ``count`` samples, from that on those that were drawn; the others are masked."""
-    rewards = np.full((count, len(feedback.parts)), np.nan)
-    rewards[list(drawn)] = feedback.rewards
-    place = dict(enumerate(drawn))
-    extra: list[Mapping[str, Any]] = [{"error": "it could not be drawn"}] * count
-    critiques: list[str | None] = [None] * count
-    for own, entry in enumerate(feedback.extra):
-        extra[place[own]] = entry
-    for own, words in enumerate(feedback.critiques or ()):
-        critiques[place[own]] = words
-    return replace(
-        feedback,
-        rewards=rewards,
-        mask=~np.isnan(rewards),
-        preferences=tuple(replace(p, chosen=place[p.chosen], rejected=place[p.rejected]) for p in feedback.preferences),
-        critiques=None if feedback.critiques is None else tuple(critiques),
-        extra=tuple(extra),
+    lost = sorted(set(range(count)) - set(drawn))
+    nothing = Feedback(
+        feedback.parts,
+        feedback.weights,
+        np.full((len(lost), len(feedback.parts)), np.nan),
+        np.zeros((len(lost), len(feedback.parts)), dtype=bool),
+        critiques=None if feedback.critiques is None else (None,) * len(lost),
+        extra=({"error": "it could not be drawn"},) * len(lost),
     )
+    places = {sample: place for place, sample in enumerate((*drawn, *lost))}
+    return joined_feedback([feedback, nothing]).at([places[sample] for sample in range(count)])
 
 
 def _owners(problems: Sequence[Problem], samples: Sequence[Sample]) -> list[Problem]:

@@ -36,6 +36,15 @@ class Surroundings:
     seed: int = 0
     samples: int | None = None
 
+    def local_runtime(self) -> Runtime:
+        """Where a frozen model of a source runs: as the command's own models do, or else by the defaults."""
+        if self.runtime is not None:
+            return self.runtime
+        from loopwise.config.blocks import RuntimeConfig
+        from loopwise.runtime import make_runtime
+
+        return make_runtime(RuntimeConfig(), self.seed)
+
 
 @dataclass(frozen=True)
 class Source:

@@ -119,10 +119,8 @@ def trained_judge_gold(surroundings: Surroundings, *, path: str, column: str) ->
 def _build(
     name: str, surroundings: Surroundings, path: str, label: str | None, column: str | None, scale: Scale
 ) -> TrainedJudge:
-    from loopwise.config.blocks import RuntimeConfig
     from loopwise.models.folders import load_policy
     from loopwise.models.judges import judge_of
-    from loopwise.runtime import make_runtime
 
     given = {option: value for option, value in (("label", label), ("column", column)) if value is not None}
     require(f'source "{name}"', str, path=path, **given)
@@ -131,7 +129,7 @@ def _build(
     folder = folder / "model" if (folder / "model").is_dir() else folder
     if not folder.is_dir():
         raise ConfigError(f'source "{name}": option "path": no such folder {folder}. Name what `loopwise judge` made.')
-    runtime = surroundings.runtime or make_runtime(RuntimeConfig(), surroundings.seed)
+    runtime = surroundings.local_runtime()
     try:
         policy = load_policy(folder, runtime, judges=True)
         labels = judge_of(policy, str(folder)).config.labels or []

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from loopwise.feedback import joined_metrics
 from loopwise.runs.rows import Place
-from loopwise.types import Feedback, Preference, Problem, Prompt, Sample, Segment, joined_metrics
+from loopwise.types import Feedback, Preference, Problem, Prompt, Sample, Segment
 
 
 class Judged(NamedTuple):

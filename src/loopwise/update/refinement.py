@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
 from loopwise.config.blocks import RefineConfig
+from loopwise.feedback import joined_feedback
 from loopwise.models.policy import Policy
 from loopwise.models.templates import fill
 from loopwise.models.tokens import fits
@@ -104,7 +106,7 @@ def refine(
         answers = {place: Answer(scored, row) for row, place in enumerate(going)}
         newest = [answers.get(place, answer) for place, answer in enumerate(newest)]
         stages.append(newest)
-    return Refined(tuple(steps), _final(first, newest), _metrics(steps, stages, config.revisions, len(stuck)))
+    return Refined(tuple(steps), _final(steps, newest), _metrics(steps, stages, config.revisions, len(stuck)))
 
 
 def revision_problem(answer: Answer, config: RefineConfig) -> Problem:
@@ -124,27 +126,22 @@ def revision_prompt(prompt: Prompt, draft: str, critique: str, config: RefineCon
     return (*prompt, *rest)
 
 
-def _final(drafts: Scored, newest: Sequence[Answer]) -> Scored:
+def _final(steps: Sequence[Scored], newest: Sequence[Answer]) -> Scored:
+    drafts = steps[0]
     samples = tuple(
         replace(answer.sample, problem_id=draft.problem_id, group=draft.group, index=draft.index)
         for draft, answer in zip(drafts.samples, newest, strict=True)
     )
-    return Scored(drafts.problems, samples, _feedback(drafts.feedback, newest))
+    return Scored(drafts.problems, samples, _feedback(steps, newest))
 
 
-def _feedback(drafts: Feedback, newest: Sequence[Answer]) -> Feedback:
-    """The feedback on each of ``newest``. Preferences and metrics are of whole rollouts, and are left out."""
-    said = [(answer.scored.feedback, answer.place) for answer in newest]
-    edited = any(feedback.edits for feedback, _ in said)
-    return Feedback(
-        drafts.parts,
-        drafts.weights,
-        np.array([f.rewards[place] for f, place in said]).reshape(len(said), len(drafts.parts)),
-        np.array([f.mask[place] for f, place in said], dtype=bool).reshape(len(said), len(drafts.parts)),
-        critiques=tuple(f.critiques[place] if f.critiques else None for f, place in said) if drafts.critiques else None,
-        edits=tuple(f.edits[place] if f.edits else None for f, place in said) if edited else None,
-        extra=tuple(f.extra[place] if f.extra else {} for f, place in said),
-    )
+def _feedback(steps: Sequence[Scored], answers: Sequence[Answer]) -> Feedback:
+    """The feedback on each of ``answers``, samples of ``steps``. Preferences and metrics are of whole rollouts, and are
+    left out."""
+    lots = [replace(scored.feedback, preferences=(), metrics={}) for scored in steps]
+    starts = accumulate((len(scored.samples) for scored in steps), initial=0)
+    first = {id(scored): start for scored, start in zip(steps, starts, strict=False)}
+    return joined_feedback(lots).at([first[id(answer.scored)] + answer.place for answer in answers])
 
 
 def _metrics(
@@ -160,7 +157,7 @@ def _metrics(
     }
     for number in range(revisions + 1):
         # Once nothing is left to revise, further revisions would change nothing.
-        totals = _feedback(steps[0].feedback, stages[min(number, len(stages) - 1)]).totals
+        totals = _feedback(steps, stages[min(number, len(stages) - 1)]).totals
         judged = totals[~np.isnan(totals)]
         if judged.size:
             metrics[f"reward/{number}"] = float(judged.mean())
