@@ -112,6 +112,28 @@ def test_a_row_over_the_context_is_not_cut_in_silence(folder: Path, tmp_path: Pa
         run_harness(str(folder), rows, device="cpu")
 
 
+def test_the_command_says_how_long_and_until_what(
+    folder: Path, tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.command_line import loopwise, strict
+
+    monkeypatch.chdir(tmp_path)
+    said = answers(folder, runtime)
+    halves = [text[: len(text) // 2] for text in said]
+    assert halves != said
+    rows = [{"prompt": prompt, "answer": half} for prompt, half in zip(PROMPTS, halves, strict=True)]
+    stop = said[0][len(said[0]) // 2 :]
+    files = {"all": write(tmp_path / "all.jsonl", *rows), "first": write(tmp_path / "first.jsonl", rows[0])}
+
+    def exact(rows: str, *flags: Any) -> float:
+        done = loopwise("evaluate", folder, "--harness", files[rows], *flags, "--json")
+        return float(strict(done.stdout)["harness"][0]["exact_match"])
+
+    assert exact("all", "--max-tokens", TOKENS // 2) == 1.0
+    assert exact("all", "--max-tokens", TOKENS) == 0.0
+    assert exact("first", "--max-tokens", TOKENS, "--stop", stop) == 1.0
+
+
 def test_the_terminal_stays_quiet_and_the_first_rows_are_asked(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

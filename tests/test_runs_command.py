@@ -62,6 +62,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert contents(folder) == before
 
 
+def test_show_has_columns_for_what_a_run_has(finished: Path) -> None:
+    assert loopwise("runs", "show", finished / "a").stdout.splitlines()[2].split() == [
+        "round", "samples", "kept", "reward", "dev", "gate",
+    ]  # fmt: skip
+    assert loopwise("runs", "show", finished / "tuned").stdout.splitlines()[2].split() == ["round", "dev", "gate"]
+
+
 def _pretrain(folder: Path) -> None:
     """Runs first and again (of the same text elsewhere), pairs (other tokens), apart (other text)."""
     text = "".join(f"{a}+{b}={a + b}\n" for a in range(20) for b in range(8))

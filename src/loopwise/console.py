@@ -124,9 +124,11 @@ def _line(run_id: str, summary: Mapping[str, Any]) -> tuple[str, str]:
     if run_id == PRETRAIN:
         return "  round  nats a token before → after  perplexity               seconds", _text_figures(summary)
     dev = f"{_share(summary.get('dev_before')):>6} → {_share(summary['dev_accuracy']):<6} "
+    if not summary["samples"]:
+        return f"  round  {_DEV}", dev
     drawn = f"{_share(summary['reward']):>6}  {_share(summary['pass_at_k']):>6}  "
     if not _compares(summary):
-        return f"  round   kept  reward  pass@k  {_DEV}", f"{_count(summary):>5}  {drawn}{dev}"
+        return f"  round   kept  reward  pass@k  {_DEV}", f"{summary['kept']:>5,}  {drawn}{dev}"
     tied = f"{_share(summary.get('frac_reward_zero_std')):>6}  "
     if "update/pairs" in summary:
         return (
@@ -138,7 +140,7 @@ def _line(run_id: str, summary: Mapping[str, Any]) -> tuple[str, str]:
 
 def _compares(summary: Mapping[str, Any]) -> bool:
     """Whether a round learned from how its samples compare, and kept none by a threshold."""
-    return bool(summary["samples"]) and "frac_reward_zero_std" in summary and "update/pool" not in summary
+    return "frac_reward_zero_std" in summary and "update/pool" not in summary
 
 
 def _nats_apart(summary: Mapping[str, Any]) -> str:
@@ -204,10 +206,6 @@ def _text_cells(figures: Mapping[str, Any], splits: Sequence[str], style: str) -
 def _is_accuracy(stages: Mapping[str, Any]) -> bool:
     values = [figure["accuracy"] for figures in stages.values() for figure in figures.values()]
     return all(0.0 <= value <= 1.0 for value in values)
-
-
-def _count(summary: Mapping[str, Any]) -> str:
-    return f"{summary['kept']:,}" if summary["samples"] else "–"
 
 
 def _share(value: float | None) -> str:

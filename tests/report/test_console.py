@@ -58,6 +58,13 @@ def test_a_round_of_the_loop_is_told_in_rewards():
     ]
 
 
+def test_a_round_that_draws_nothing_is_told_by_what_was_held_out():
+    assert lines_of("judge", dev_before=0.009, dev_accuracy=0.829) == [
+        "  round  dev before → after        seconds",
+        "      1    0.9% → 82.9%  accepted      17.1",
+    ]
+
+
 COMPARED = {"samples": 400, "kept": 400, "reward": 0.3, "pass_at_k": 0.62, "dev_before": 0.128, "dev_accuracy": 0.515}
 
 

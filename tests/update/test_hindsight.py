@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tests.encoded import encode_completions
 from tests.update.sampled import PROBLEMS as SAMPLED
 from tests.update.sampled import Sampled
+from tests.update.scored import GROUPS, PROBLEMS, Rollouts, scored
 
 from loopwise.config.blocks import OptimizerConfig
 from loopwise.config.methods import HindsightConfig
@@ -22,15 +21,13 @@ from loopwise.models.logps import TokenRow, token_logps
 from loopwise.models.policy import Policy
 from loopwise.models.tokens import decode, encode_prompts
 from loopwise.runtime import Runtime
-from loopwise.types import Context, Feedback, Partial, Preference, Problem, Sample, Scored
+from loopwise.types import Context, Partial, Preference, Problem
 from loopwise.update.hindsight import Hindsight, asked, hindsight
 from loopwise.update.rows import encode_labelled
 
 CONFIG = HindsightConfig(
     steps=2, batch_size=4, dropped=0.0, good=" good ", bad=" bad ", optimizer=OptimizerConfig(lr=1e-2)
 )
-PROBLEMS = tuple(Problem(f"p{place}", f"{place}+1=", {"answer": str(place + 1)}) for place in range(3))
-GROUPS = [[("1", 1.0), ("77", 0.0), ("7", 0.2)], [("2", 1.0), ("23", 0.0)], [("3", 1.0), ("3", 1.0)]]
 CHATML = (
     "{% for message in messages %}{{ message.role }} {{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant {% endif %}"
@@ -39,21 +36,6 @@ CHATML = (
 
 def config(**changes: Any) -> HindsightConfig:
     return CONFIG.model_copy(update=changes)
-
-
-def scored(policy: Policy, groups: Sequence[Sequence[tuple[str, float | None]]], *preferences: Preference) -> Scored:
-    """A rollout from each group's texts and rewards, with token ids."""
-    samples, rewards = [], []
-    for group, members in enumerate(groups):
-        [prompt] = encode_prompts(policy, [PROBLEMS[group]])
-        for index, (text, reward) in enumerate(members):
-            [tokens] = encode_completions(policy, [text])
-            ids = {"prompt_ids": tuple(prompt), "token_ids": tuple(tokens), "loss_mask": (1,) * len(tokens)}
-            samples.append(Sample(f"{group}/{index}", f"p{group}", group, index, "policy", text, "stop", **ids))
-            rewards.append([np.nan if reward is None else reward])
-    table = np.array(rewards, dtype=np.float64).reshape(-1, 1)
-    feedback = Feedback(("exact",), (1.0,), table, ~np.isnan(table), preferences)
-    return Scored(PROBLEMS[: len(groups)], tuple(samples), feedback)
 
 
 def texts(policy: Policy, rows: Sequence[TokenRow]) -> list[tuple[str, str]]:
@@ -141,16 +123,6 @@ def _with_template(tokenizer: Any) -> Any:
     own = copy.deepcopy(tokenizer)
     own.chat_template = CHATML
     return own
-
-
-class Rollouts:
-    """A rollout that hands out what it was given."""
-
-    def __init__(self, *results: Scored) -> None:
-        self.results = list(results)
-
-    def __call__(self, policy: Policy, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
-        return self.results.pop(0)
 
 
 def test_the_candidate_is_asked_for_a_good_answer(policy: Policy, context: Context, tmp_path: Path) -> None:

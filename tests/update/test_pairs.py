@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.encoded import encode_completions
+from tests.update.scored import GROUPS, PROBLEMS, Rollouts, scored
 
 from loopwise.config.blocks import OptimizerConfig
 from loopwise.config.methods import (
@@ -25,8 +25,8 @@ from loopwise.config.methods import (
 from loopwise.errors import ConfigError, DataError
 from loopwise.models.logps import token_logps
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import decode, encode_prompts
-from loopwise.types import Budget, Context, Feedback, Partial, Preference, Problem, Sample, Scored
+from loopwise.models.tokens import decode
+from loopwise.types import Budget, Context, Partial, Preference, Problem
 from loopwise.update.comparisons import ComparingConfig, Comparison
 from loopwise.update.pairs import LabelledPairs, Pairs, compare, compare_with_gold, encode_pairs
 
@@ -38,29 +38,12 @@ METHODS: dict[str, type[Any]] = {
     "ipo": IPOConfig,
     "spin": SPINConfig,
 }
-PROBLEMS = tuple(Problem(f"p{place}", f"{place}+1=", {"answer": str(place + 1)}) for place in range(3))
-GROUPS = [[("1", 1.0), ("77", 0.0), ("7", 0.2)], [("2", 1.0), ("23", 0.0)], [("3", 1.0), ("3", 1.0)]]
 
 
 def config(method: str, **changes: Any) -> ComparingConfig:
     common = {"steps": 2, "batch_size": 2, "tokens_per_pass": 24, "optimizer": OptimizerConfig(lr=1e-2)}
     found: ComparingConfig = METHODS[method](**common | changes)
     return found
-
-
-def scored(policy: Policy, groups: Sequence[Sequence[tuple[str, float | None]]], *preferences: Preference) -> Scored:
-    """A rollout from each group's texts and rewards, with token ids."""
-    samples, rewards = [], []
-    for group, members in enumerate(groups):
-        [prompt] = encode_prompts(policy, [PROBLEMS[group]])
-        for index, (text, reward) in enumerate(members):
-            [tokens] = encode_completions(policy, [text])
-            ids = {"prompt_ids": tuple(prompt), "token_ids": tuple(tokens), "loss_mask": (1,) * len(tokens)}
-            samples.append(Sample(f"{group}/{index}", f"p{group}", group, index, "policy", text, "stop", **ids))
-            rewards.append([np.nan if reward is None else reward])
-    table = np.array(rewards, dtype=np.float64).reshape(-1, 1)
-    feedback = Feedback(("exact",), (1.0,), table, ~np.isnan(table), preferences)
-    return Scored(PROBLEMS[: len(groups)], tuple(samples), feedback)
 
 
 def texts(policy: Policy, comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
@@ -130,16 +113,6 @@ def test_spin_leaves_out_problems_whose_labelled_completion_does_not_fit(policy:
         policy, scored(policy, [[("1", None)], [("3", None)]]), short, lambda problem: gold[problem.id]
     )
     assert texts(policy, found.comparisons) == [("1+1=", "2", "3")]
-
-
-class Rollouts:
-    """A rollout that hands out what it was given."""
-
-    def __init__(self, *results: Scored) -> None:
-        self.results = list(results)
-
-    def __call__(self, policy: Policy, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
-        return self.results.pop(0)
 
 
 def make(method: str, rounds: int = 1, **changes: Any) -> Pairs:

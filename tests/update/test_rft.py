@@ -6,38 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
-from tests.encoded import encode_completions
+from tests.update.scored import PROBLEMS, Rollouts, scored
 
 from loopwise.config.blocks import OptimizerConfig
 from loopwise.config.methods import RFTConfig
 from loopwise.errors import DataError
 from loopwise.models.logps import TokenRow
 from loopwise.models.policy import Policy
-from loopwise.models.tokens import encode_prompts
-from loopwise.types import Context, Feedback, Partial, Problem, Sample, Scored
+from loopwise.types import Context, Partial, Problem, Scored
 from loopwise.update.rft import RFT, select
 from loopwise.update.rows import Pool, labelled_rows
 
 CONFIG = RFTConfig(steps=2, batch_size=4, optimizer=OptimizerConfig(lr=1e-2))
-PROBLEMS = tuple(Problem(f"p{place}", f"{place}+1=", {"answer": str(place + 1)}) for place in range(3))
-
-
-def scored(groups: Sequence[Sequence[tuple[str, float | None]]], policy: Policy | None = None) -> Scored:
-    """A rollout from each group's texts and rewards; with a policy the samples carry token ids too."""
-    samples, rewards = [], []
-    for group, members in enumerate(groups):
-        for index, (text, reward) in enumerate(members):
-            ids: dict[str, Any] = {}
-            if policy is not None:
-                [prompt], [tokens] = encode_prompts(policy, [PROBLEMS[group]]), encode_completions(policy, [text])
-                ids = {"prompt_ids": tuple(prompt), "token_ids": tuple(tokens), "loss_mask": (1,) * len(tokens)}
-            name = f"{group}/{index}"
-            samples.append(Sample(name, f"p{group}", group, index, "policy", text, "stop", **ids))
-            rewards.append([np.nan if reward is None else reward])
-    table = np.array(rewards, dtype=np.float64).reshape(-1, 1)
-    return Scored(PROBLEMS[: len(groups)], tuple(samples), Feedback(("exact",), (1.0,), table, ~np.isnan(table)))
 
 
 def ids(rollout: Scored, **config: Any) -> list[str]:
@@ -46,7 +27,7 @@ def ids(rollout: Scored, **config: Any) -> list[str]:
 
 
 def test_samples_pass_at_the_threshold() -> None:
-    rollout = scored([[("a", 1.0), ("b", 0.99), ("c", 1.5)], [("d", 0.0)]])
+    rollout = scored(None, [[("a", 1.0), ("b", 0.99), ("c", 1.5)], [("d", 0.0)]])
     assert ids(rollout) == ["0/0", "0/2"]
     assert ids(rollout, threshold=0.99) == ["0/0", "0/1", "0/2"]
     assert ids(rollout, threshold=-1.0) == ["0/0", "0/1", "0/2", "1/0"]
@@ -55,21 +36,21 @@ def test_samples_pass_at_the_threshold() -> None:
 @pytest.mark.parametrize("total", [0.1 + 0.2 + 0.7, 0.7 + 0.2 + 0.1])
 def test_the_threshold_forgives_the_rounding_of_sums(total: float) -> None:
     # Both are 1 but for the order of adding; pass@k forgives it too.
-    assert ids(scored([[("a", total), ("b", total - 1e-6)]])) == ["0/0"]
+    assert ids(scored(None, [[("a", total), ("b", total - 1e-6)]])) == ["0/0"]
 
 
 def test_masked_samples_never_pass() -> None:
-    rollout = scored([[("a", None), ("b", 1.0)]])
+    rollout = scored(None, [[("a", None), ("b", 1.0)]])
     assert ids(rollout) == ["0/1"]
     assert ids(rollout, threshold=-5.0) == ["0/1"]
 
 
 def test_duplicates_within_a_group_are_kept_once() -> None:
-    assert ids(scored([[("a", 1.0), ("a", 1.0), ("b", 1.0)], [("a", 1.0)]])) == ["0/0", "0/2", "1/0"]
+    assert ids(scored(None, [[("a", 1.0), ("a", 1.0), ("b", 1.0)], [("a", 1.0)]])) == ["0/0", "0/2", "1/0"]
 
 
 def test_tokens_tell_apart_what_texts_do_not(policy: Policy) -> None:
-    rollout = scored([[("2", 1.0), ("2", 1.0), ("2", 1.0)]], policy)
+    rollout = scored(policy, [[("2", 1.0), ("2", 1.0), ("2", 1.0)]])
     open_ended = replace(rollout.samples[1], token_ids=rollout.samples[1].token_ids[:-1])
     rollout = replace(rollout, samples=(rollout.samples[0], open_ended, rollout.samples[2]))
     assert ids(rollout) == ["0/0", "0/1"]
@@ -77,27 +58,15 @@ def test_tokens_tell_apart_what_texts_do_not(policy: Policy) -> None:
 
 def test_a_problem_gives_at_most_so_many() -> None:
     group = [(str(place), 1.0) for place in range(6)]
-    assert ids(scored([group, group]), per_problem=2) == ["0/0", "0/1", "1/0", "1/1"]
+    assert ids(scored(None, [group, group]), per_problem=2) == ["0/0", "0/1", "1/0", "1/1"]
     # A miss or a duplicate takes no place.
     mixed = [("x", 0.0), ("a", 1.0), ("a", 1.0), ("b", 1.0), ("c", 1.0)]
-    assert ids(scored([mixed]), per_problem=2) == ["0/1", "0/3"]
+    assert ids(scored(None, [mixed]), per_problem=2) == ["0/1", "0/3"]
 
 
 def test_all_are_kept_unfiltered_but_distinct_and_capped() -> None:
-    rollout = scored([[("a", 0.0), ("a", 1.0), ("b", None), ("c", 1.0)]])
+    rollout = scored(None, [[("a", 0.0), ("a", 1.0), ("b", None), ("c", 1.0)]])
     assert ids(rollout, keep="all", per_problem=2) == ["0/0", "0/2"]
-
-
-class Rollouts:
-    """A rollout that hands out what it was given, and counts its calls."""
-
-    def __init__(self, *results: Scored) -> None:
-        self.results = list(results)
-        self.calls: list[tuple[Policy, int, int]] = []
-
-    def __call__(self, policy: Policy, problems: Sequence[Problem], k: int, *, step: int = 0) -> Scored:
-        self.calls.append((policy, len(problems), k))
-        return self.results.pop(0)
 
 
 @pytest.fixture
@@ -119,8 +88,8 @@ def test_what_passes_is_pooled_round_after_round(
 ) -> None:
     kept: list[str] = []
     rollouts = Rollouts(
-        scored([[("1", 1.0), ("7", 0.0)], [("2", 1.0), ("02", 1.0)], [("9", 0.0), ("x", None)]], policy),
-        scored([[("1", 1.0), ("01", 1.0)]], policy),
+        scored(policy, [[("1", 1.0), ("7", 0.0)], [("2", 1.0), ("02", 1.0)], [("9", 0.0), ("x", None)]]),
+        scored(policy, [[("1", 1.0), ("01", 1.0)]]),
     )
     update = RFT(CONFIG, labelled, samples=2, rounds=2)
     context = replace(context, keep=kept.extend)
@@ -140,8 +109,8 @@ def test_what_passes_is_pooled_round_after_round(
 def test_the_cap_of_a_problem_holds_round_after_round(policy: Policy, context: Context) -> None:
     kept: list[str] = []
     rollouts = Rollouts(
-        scored([[("1", 1.0)], [("2", 1.0), ("02", 1.0)]], policy),
-        scored([[("01", 1.0), ("1", 1.0), ("001", 1.0)], [("2", 1.0), ("002", 1.0)]], policy),
+        scored(policy, [[("1", 1.0)], [("2", 1.0), ("02", 1.0)]]),
+        scored(policy, [[("01", 1.0), ("1", 1.0), ("001", 1.0)], [("2", 1.0), ("002", 1.0)]]),
     )
     update = RFT(CONFIG.model_copy(update={"per_problem": 2}), (), samples=3, rounds=2)
     context = replace(context, keep=kept.extend)
@@ -154,7 +123,7 @@ def test_the_cap_of_a_problem_holds_round_after_round(policy: Policy, context: C
 
 
 def test_a_pool_of_the_round_forgets_those_before(policy: Policy, context: Context) -> None:
-    rollouts = Rollouts(scored([[("1", 1.0)]], policy), scored([[("01", 1.0), ("1", 0.0)], [("2", 1.0)]], policy))
+    rollouts = Rollouts(scored(policy, [[("1", 1.0)]]), scored(policy, [[("01", 1.0), ("1", 0.0)], [("2", 1.0)]]))
     update = RFT(CONFIG.model_copy(update={"pool": "round", "per_problem": 1}), (), samples=2, rounds=2)
     first = update(policy, None, PROBLEMS, rollouts, context)
     second = update(first.candidate, first.state, PROBLEMS, rollouts, replace(context, round=2))
@@ -172,7 +141,9 @@ def test_gold_answers_have_no_cap(policy: Policy, context: Context) -> None:
 
 
 def test_samples_without_ids_are_pooled_as_text(policy: Policy, context: Context) -> None:
-    updated = RFT(CONFIG, (), samples=1, rounds=1)(policy, None, PROBLEMS, Rollouts(scored([[("1", 1.0)]])), context)
+    updated = RFT(CONFIG, (), samples=1, rounds=1)(
+        policy, None, PROBLEMS, Rollouts(scored(None, [[("1", 1.0)]])), context
+    )
     assert pool_of(updated.state) == rows(policy, (0, "1"))
 
 
@@ -216,7 +187,7 @@ def test_none_goes_on_with_the_labelled_rows_alone(
 
 
 def test_a_round_that_keeps_nothing_changes_nothing(policy: Policy, context: Context) -> None:
-    rollouts = Rollouts(scored([[("7", 0.0)]]))
+    rollouts = Rollouts(scored(None, [[("7", 0.0)]]))
     updated = RFT(CONFIG, (), samples=1, rounds=1)(policy, None, PROBLEMS, rollouts, context)
     assert updated.candidate.id == policy.id
     assert updated.metrics == {"kept": 0, "new": 0, "pool": 0}
@@ -252,9 +223,9 @@ def test_a_round_stopped_in_the_middle_ends_the_same(
     policy = make_policy(resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout)
     config = CONFIG.model_copy(update={"steps": 4, "restart": restart})
     update = RFT(config, labelled, samples=1, rounds=2, base=policy)
-    first = update(policy, None, PROBLEMS, Rollouts(scored([[("1", 1.0)]], policy)), context)
+    first = update(policy, None, PROBLEMS, Rollouts(scored(policy, [[("1", 1.0)]])), context)
     second = replace(context, round=2)
-    rollout = scored([[("01", 1.0)], [("2", 1.0)]], policy)
+    rollout = scored(policy, [[("01", 1.0)], [("2", 1.0)]])
     partials: dict[int, Partial] = {}
     watched = replace(second, checkpoint=lambda step, go: partials.setdefault(step, Partial(step, *go())))
     whole = update(first.candidate, first.state, PROBLEMS, Rollouts(rollout), watched)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from loopwise.workspace import JOURNAL
 DEPTH = 3
 PRETRAIN = "pretrain"
 TITLES = ("samples", "kept", "reward", "dev")
+DEV_TITLES = ("dev",)
 TEXT_TITLES = ("nats a token", "perplexity", "bits a byte")
 TEXT_FIGURES = ("nats_per_token", "perplexity", "bits_per_byte")
 
@@ -103,7 +104,7 @@ def show_tables(runs: Mapping[str, Any]) -> Iterator[Table | Text]:
     """``show_run`` for the terminal."""
     for run_id, run in runs.items():
         yield Text(f"\n{run_id} ({run['status']})", style="bold")
-        titles, cells = (TEXT_TITLES, _text_cells) if run["kind"] == PRETRAIN else (TITLES, _cells)
+        titles, cells = _columns(run)
         table = Table(box=None, padding=(0, 2))
         for name in ("round", *titles, "gate"):
             table.add_column(name, justify="right" if name != "gate" else "left")
@@ -114,9 +115,21 @@ def show_tables(runs: Mapping[str, Any]) -> Iterator[Table | Text]:
             yield table
 
 
+def _columns(run: Mapping[str, Any]) -> tuple[Sequence[str], Callable[[Mapping[str, Any]], list[str]]]:
+    """Titles and cells of a run's rounds: of text, of rows where no samples are drawn, or of samples."""
+    if run["kind"] == PRETRAIN:
+        return TEXT_TITLES, _text_cells
+    if not any(row["samples"] for row in run["rounds"]):
+        return DEV_TITLES, _dev_cells
+    return TITLES, _cells
+
+
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    figures = [row.get(name) for name in ("reward", "dev_accuracy")]
-    return [str(row["samples"]), str(row["kept"]), *(fixed(finite(value), 3) for value in figures)]
+    return [str(row["samples"]), str(row["kept"]), fixed(finite(row.get("reward")), 3), *_dev_cells(row)]
+
+
+def _dev_cells(row: Mapping[str, Any]) -> list[str]:
+    return [fixed(finite(row.get("dev_accuracy")), 3)]
 
 
 def _text_cells(row: Mapping[str, Any]) -> list[str]:

@@ -208,14 +208,14 @@ def _probed(prepared: Prepared, observer: Observer) -> dict[str, Any] | None:
 
 def _harnessed(prepared: Prepared) -> list[dict[str, Any]]:
     """What lm-evaluation-harness says of each model."""
-    rows, most = prepared.examination.harness, prepared.examination.problems
-    if rows is None:
+    examination = prepared.examination
+    if examination.harness is None:
         return []
     from loopwise.stages.harness import run_harness
 
-    return [
-        {"model": one.name, **run_harness(model_folder(one.name), Path(rows), limit=most)} for one in prepared.subjects
-    ]
+    rows, stop = Path(examination.harness), examination.sampling.stop
+    options: dict[str, Any] = {"limit": examination.problems, "max_tokens": examination.max_tokens, "stop": stop}
+    return [{"model": one.name, **run_harness(model_folder(one.name), rows, **options)} for one in prepared.subjects]
 
 
 def _known(subject: Subject) -> dict[str, Any]:

@@ -90,9 +90,11 @@ class Examination:
     def _check_idle(self) -> None:
         """Raise ConfigError where a flag would be ignored: no problem is asked, or no answer to it is drawn."""
         greedy = asdict(GREEDY)
+        elsewhere = {"max_tokens", "stop"} if self.harness else {"max_tokens"} if self.bias else set()
         drawing = [name for name, value in asdict(self.sampling).items() if value != greedy[name]]
-        drawing += ["max_tokens"] if self.max_tokens is not None and not self.bias else []
+        drawing += ["max_tokens"] if self.max_tokens is not None else []
         drawing += ["samples"] if self.samples > 1 else []
+        drawing = [name for name in drawing if name not in elsewhere]
         if drawing and not (self.tasks or (self.rows and self.rewards)):
             raise ConfigError(
                 f"--{drawing[0].replace('_', '-')} says how answers are drawn, and none are: likelihood and perplexity "
