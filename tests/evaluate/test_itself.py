@@ -12,9 +12,9 @@ import pytest
 
 from loopwise.config.blocks import RewardConfig
 from loopwise.errors import ConfigError
+from loopwise.evaluate.introspection import killable
+from loopwise.evaluate.introspection.votes import majority
 from loopwise.evaluate.itself import SOURCES
-from loopwise.evaluate.judging import killable
-from loopwise.evaluate.judging.votes import majority
 from loopwise.evaluate.loading import load_feedback
 from loopwise.evaluate.parts import Judge, Judged
 from loopwise.evaluate.sources import Surroundings, sources

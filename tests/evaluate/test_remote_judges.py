@@ -17,7 +17,7 @@ from loopwise.evaluate.rewards import RewardSum
 from loopwise.evaluate.sources import Surroundings
 from loopwise.models.templates import transcript
 from loopwise.remote.client import Endpoint, open_endpoints
-from loopwise.remote.judging import accepts, conversation, read_score, read_verdict
+from loopwise.remote.verdicts import accepts, conversation, read_score, read_verdict
 from loopwise.runtime import run_async
 from loopwise.types import Feedback, Preference, Problem, Sample
 

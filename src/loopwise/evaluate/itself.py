@@ -16,7 +16,7 @@ from loopwise.evaluate.sources import Source, Surroundings
 from loopwise.types import Sampling
 
 if TYPE_CHECKING:
-    from loopwise.evaluate.judging.asked import Asked
+    from loopwise.evaluate.introspection.asked import Asked
 
 OWN = "self"
 MARKS = ("1", "2", "3", "4", "5")
@@ -38,13 +38,13 @@ def vote(
     labels: str | Sequence[str] = "ABCD",
     least_share: float = 0.0,
 ) -> Judge:
-    """Majority vote over the samples of a problem; see ``judging.votes``.
+    """Majority vote over the samples of a problem; see ``introspection.votes``.
 
     ``extract`` says what of a completion is its answer: text, number, choice (of ``labels``) or regex (``pattern``).
     A problem whose majority has less than ``least_share`` of the samples is abstained from. Raises ConfigError.
     """
-    from loopwise.evaluate.judging.answers import answers_by
-    from loopwise.evaluate.judging.votes import Vote
+    from loopwise.evaluate.introspection.answers import answers_by
+    from loopwise.evaluate.introspection.votes import Vote
 
     require_number('source "vote"', 0, 1, least_share=least_share)
     return Vote(answers_by("vote", extract, pattern, labels), float(least_share))
@@ -60,14 +60,14 @@ def agreement(
     labels: str | Sequence[str] = "ABCD",
     max_tokens: int = 64,
 ) -> Judge:
-    """Agreement with the policy's greedy answers to equivalent prompts; see ``judging.agreement``.
+    """Agreement with the policy's greedy answers to equivalent prompts; see ``introspection.agreement``.
 
     The prompts are in ``column`` (one, or a list), or what ``variants``, a ``path/to/file.py:function`` of the prompt,
     returns. Their answers have at most ``max_tokens``. ``extract`` as in ``vote``. Raises ConfigError.
     """
-    from loopwise.evaluate.judging.agreement import Agreement
-    from loopwise.evaluate.judging.answers import answers_by
-    from loopwise.evaluate.judging.variants import ByFunction, InColumn
+    from loopwise.evaluate.introspection.agreement import Agreement
+    from loopwise.evaluate.introspection.answers import answers_by
+    from loopwise.evaluate.introspection.variants import ByFunction, InColumn
 
     if surroundings.writer is None:
         raise ConfigError('source "agreement": it asks the policy for more answers, and nothing here generates any.')
@@ -93,8 +93,8 @@ def agreement(
 
 
 def self_certainty(surroundings: Surroundings) -> Judge:
-    """How far from indifferent the policy was while it wrote, in nats; see ``judging.certainty``."""
-    from loopwise.evaluate.judging.certainty import SelfCertainty
+    """How far from indifferent the policy was while it wrote, in nats; see ``introspection.certainty``."""
+    from loopwise.evaluate.introspection.certainty import SelfCertainty
 
     return SelfCertainty()
 
@@ -102,7 +102,7 @@ def self_certainty(surroundings: Surroundings) -> Judge:
 def judge(
     surroundings: Surroundings, *, rubric: str = RUBRIC, scores: Sequence[str] = MARKS, model: str = OWN
 ) -> Judge:
-    """The expected mark under a rubric, scaled to 0-1; see ``judging.rubric``.
+    """The expected mark under a rubric, scaled to 0-1; see ``introspection.rubric``.
 
     ``rubric`` has {prompt} and {completion}; ``scores`` are one-token words from the worst to the best; ``model`` is
     the policy itself (``self``) or a folder with another, which stays as it is. Raises ConfigError.
@@ -111,7 +111,7 @@ def judge(
     if not _words(scores) or len(scores) < 2:
         expected = "two or more different words in quotes, from the worst to the best"
         raise wrong('source "judge"', "scores", expected, scores)
-    from loopwise.evaluate.judging.rubric import Rubric
+    from loopwise.evaluate.introspection.rubric import Rubric
 
     return Rubric(_asked("judge", surroundings, model), rubric, tuple(scores))
 
@@ -124,7 +124,7 @@ def compare(
     pairs: int = PAIRS,
     model: str = OWN,
 ) -> Judge:
-    """The share of comparisons won against the other samples of a problem; see ``judging.duels``.
+    """The share of comparisons won against the other samples of a problem; see ``introspection.duels``.
 
     ``template`` has {prompt}, {first} and {second}, and is to be answered with one of ``letters``, words of one token;
     ``pairs`` are made of a problem at most (0: all); ``model`` as in ``judge``. Raises ConfigError.
@@ -133,7 +133,7 @@ def compare(
     if not _words(letters) or len(letters) != 2:
         raise wrong('source "compare"', "letters", "two different words in quotes", letters)
     require_number('source "compare"', 0, whole=True, pairs=pairs)
-    from loopwise.evaluate.judging.duels import Duels
+    from loopwise.evaluate.introspection.duels import Duels
 
     return Duels(_asked("compare", surroundings, model), template, tuple(letters), pairs, surroundings.seed)
 
@@ -155,7 +155,7 @@ def _asked(source: str, surroundings: Surroundings, model: str) -> Asked:
                 f'source "{source}": option "model": {folder} is no model folder (config.json is missing). '
                 f'Mend the path, or write "{OWN}" for the policy itself.'
             )
-    from loopwise.evaluate.judging.asked import Asked
+    from loopwise.evaluate.introspection.asked import Asked
 
     return Asked(source, surroundings.runtime, folder)
 

@@ -16,11 +16,11 @@ from typing import Any
 from loopwise.errors import ConfigError
 from loopwise.evaluate.options import require, require_number
 from loopwise.evaluate.parts import Judged
-from loopwise.evaluate.sandbox.judging import shown
 from loopwise.evaluate.sandbox.launching import Launcher, UnavailableError
 from loopwise.evaluate.sandbox.limits import MOST_INPUT, MOST_OUTPUT, Limits
 from loopwise.evaluate.sandbox.outcomes import Program, ProgramOutcome, ProgramTest, Verdict
 from loopwise.evaluate.sandbox.pool import SandboxPool
+from loopwise.evaluate.sandbox.trial import shown
 from loopwise.evaluate.sources import Source, Surroundings
 from loopwise.types import Problem, Sample
 

@@ -11,7 +11,7 @@ from loopwise.evaluate.parts import Judged
 from loopwise.models.templates import transcript
 from loopwise.remote.answers import CUT
 from loopwise.remote.client import Endpoint, Reply, ask_all
-from loopwise.remote.judging import accepts, conversation, read_score, read_verdict
+from loopwise.remote.verdicts import accepts, conversation, read_score, read_verdict
 from loopwise.types import Message, Preference, Problem, Sample
 
 MOST_KEPT = 2000

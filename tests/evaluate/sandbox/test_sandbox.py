@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from tests.evaluate.sandbox.conftest import processes, wait_gone
 
-from loopwise.evaluate.sandbox.judging import judge_program
 from loopwise.evaluate.sandbox.launching import Launcher, UnavailableError
 from loopwise.evaluate.sandbox.limits import Limits
 from loopwise.evaluate.sandbox.outcomes import Program, ProgramOutcome, ProgramTest, Verdict
 from loopwise.evaluate.sandbox.pool import SandboxPool
 from loopwise.evaluate.sandbox.process import Sandbox
+from loopwise.evaluate.sandbox.trial import judge_program
 
 RIGHT = Program("def f(x): return x + 1", "f", [ProgramTest([1], 2)])
 ENDLESS = Program("def f(x):\n    while True:\n        pass", "f", [ProgramTest([1], 2)])

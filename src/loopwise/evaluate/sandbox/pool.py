@@ -7,10 +7,10 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
-from loopwise.evaluate.sandbox.judging import judge_program
 from loopwise.evaluate.sandbox.launching import Launcher, UnavailableError
 from loopwise.evaluate.sandbox.outcomes import Program, ProgramOutcome, Verdict
 from loopwise.evaluate.sandbox.process import Sandbox
+from loopwise.evaluate.sandbox.trial import judge_program
 
 _ATTEMPTS = 3
 """Sandboxes that are tried for a program, where the one before was lost."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loopwise.errors import ConfigError, nearest
-from loopwise.evaluate.judging.killable import Killable, Said
+from loopwise.evaluate.introspection.killable import Killable, Said
 from loopwise.evaluate.options import require_labels
 from loopwise.evaluate.parsing import last_number, settled_choice
 

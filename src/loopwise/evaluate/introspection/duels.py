@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from loopwise.evaluate.groups import group_members
-from loopwise.evaluate.judging.asked import Asked, expected
+from loopwise.evaluate.introspection.asked import Asked, expected
 from loopwise.evaluate.parts import Judged
 from loopwise.models.templates import fill, transcript
 from loopwise.runtime import seed_key, uniforms

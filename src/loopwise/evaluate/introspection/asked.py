@@ -21,7 +21,8 @@ from loopwise.models.trees import vocabulary_size
 from loopwise.runtime import Runtime
 from loopwise.types import Problem, Prompt, PromptState
 
-TOKENS_AT_ONCE = 16_384
+TOKENS_AT_ONCE = 4_096
+"""Padded tokens of a forward pass. With more, what its layers hand on leaves a processor's caches, and is slower."""
 ANCHOR = ":"
 
 

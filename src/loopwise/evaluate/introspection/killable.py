@@ -17,7 +17,7 @@ SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Killable:
-    """A function of ``judging.users`` and the one value it is given besides the texts, under ``name``."""
+    """A function of ``introspection.users`` and the one value it is given besides the texts, under ``name``."""
 
     call: Caller
     name: str
@@ -26,7 +26,12 @@ class Killable:
     @staticmethod
     def of(function: str, name: str, value: str) -> Killable:
         """The process starts with the first call."""
-        target = {"kind": "module", "source": "loopwise.evaluate.judging.users", "function": function, "words": True}
+        target = {
+            "kind": "module",
+            "source": "loopwise.evaluate.introspection.users",
+            "function": function,
+            "words": True,
+        }
         return Killable(WorkerReward(target, SECONDS), name, value)
 
     async def __call__(self, prompts: Sequence[object], texts: Sequence[str]) -> Said:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from loopwise.evaluate.groups import group_members
-from loopwise.evaluate.judging.asked import Asked, expected
+from loopwise.evaluate.introspection.asked import Asked, expected
 from loopwise.evaluate.parts import Judged
 from loopwise.models.templates import fill, transcript
 from loopwise.types import Problem, Sample

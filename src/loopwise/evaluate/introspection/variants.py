@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from loopwise.evaluate.judging.killable import Killable
+from loopwise.evaluate.introspection.killable import Killable
 from loopwise.types import Problem, Prompt
 
 Found = tuple[list[Sequence[Prompt]], dict[int, str]]

@@ -15,9 +15,9 @@ from tests.evaluate.test_itself import ask, grouped
 from tests.models.tiny import tiny_lstm
 
 from loopwise.errors import ConfigError, ModelError
-from loopwise.evaluate.judging import asked as module
-from loopwise.evaluate.judging.asked import Asked, expected
-from loopwise.evaluate.judging.duels import Duels
+from loopwise.evaluate.introspection import asked as module
+from loopwise.evaluate.introspection.asked import Asked, expected
+from loopwise.evaluate.introspection.duels import Duels
 from loopwise.evaluate.sources import Surroundings, sources
 from loopwise.generate.local import LocalGenerator
 from loopwise.models.policy import Policy, Weights

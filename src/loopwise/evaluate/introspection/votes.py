@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loopwise.evaluate.groups import group_members
-from loopwise.evaluate.judging.answers import Answers
+from loopwise.evaluate.introspection.answers import Answers
 from loopwise.evaluate.parts import Judged
 from loopwise.types import Problem, Sample
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from loopwise.errors import ConfigError
 from loopwise.evaluate.groups import group_members
-from loopwise.evaluate.judging.answers import Answers
-from loopwise.evaluate.judging.variants import Variants
+from loopwise.evaluate.introspection.answers import Answers
+from loopwise.evaluate.introspection.variants import Variants
 from loopwise.evaluate.parts import Judged
 from loopwise.models.tokens import fits
 from loopwise.runtime import seed_key
